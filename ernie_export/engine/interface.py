@@ -1,0 +1,87 @@
+"""What every engine can do, whatever runtime is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ernie_export.errors import UserError
+
+
+class EngineInfo(BaseModel):
+    """`engine.json`: what a runtime must know to open and drive the graph."""
+
+    FILE: ClassVar[str] = "engine.json"
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    runtime: str
+    graph: str
+    num_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_context: int
+    moe_layers: tuple[int, ...]
+    num_experts: int
+    experts_per_token: int
+
+    @classmethod
+    def read(cls, folder: Path) -> EngineInfo:
+        try:
+            return cls.model_validate_json((folder / cls.FILE).read_bytes())
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{folder} holds no {cls.FILE}", "Name the folder of a bundle that `ernie-export build` wrote."
+            ) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(
+                f"{folder / cls.FILE} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+                "Fetch or build the bundle again.",
+            ) from error
+
+
+@dataclass
+class Fed:
+    """What came out of one `feed`, row by row."""
+
+    logits: list[np.ndarray[Any, Any]]
+    """[n, V] float32 each; n = tokens fed to the row with `all_logits`, else 1 (0 for an empty row)."""
+    probes: list[dict[str, np.ndarray[Any, Any]]]
+    """name → [tokens fed, …] each; empty unless the engine was opened with probes."""
+
+
+class Session(Protocol):
+    """A batch of sequences and their KV cache."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens in the cache, per row."""
+        ...
+
+    def feed(self, rows: Sequence[Sequence[int]], all_logits: bool = False) -> Fed:
+        """Append `rows[b]` to row b (rows may differ in length, and be empty) and run the model.
+
+        Raises:
+            UserError: a row would outgrow the cache, or a token id is outside the vocabulary.
+        """
+        ...
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forget what stands in the cache of `row` behind its first `length` tokens."""
+        ...
+
+
+class Engine(Protocol):
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def start(self, batch: int = 1, max_length: int | None = None) -> Session:
+        """An empty cache of `max_length` (default: the engine's whole context) for `batch` rows."""
+        ...
