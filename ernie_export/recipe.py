@@ -1,0 +1,194 @@
+"""What to make of a checkpoint: the format of each part, the context, the gates it must pass."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from ernie_export.errors import UserError
+from ernie_export.nearest import did_you_mean
+
+Format = Literal["fp32", "fp16", "int8", "int4"]
+BlockSize = Literal[32, 64, 128]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    """TOML has types of its own, so nothing is converted: a string is never taken for a number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class PartFormat(_Table):
+    """How the weights of one part are stored."""
+
+    format: Format
+    block_size: BlockSize | None = None
+    """Weights along K that share a scale; integer formats only."""
+
+    @model_validator(mode="after")
+    def _block_size_goes_with_integers(self) -> PartFormat:
+        integer = self.format.startswith("int")
+        if integer and self.block_size is None:
+            raise ValueError(f"{self.format} needs a block_size: 32, 64 or 128")
+        if not integer and self.block_size is not None:
+            raise ValueError(f"{self.format} has no block_size")
+        return self
+
+
+class Parts(_Table):
+    """The parts of the model. The router is missing because it always stays fp32."""
+
+    experts: PartFormat
+    attention: PartFormat
+    shared: PartFormat
+    """The shared experts."""
+    dense: PartFormat
+    """The MLP of the layers that are not MoE."""
+    head: PartFormat
+    embedding: PartFormat
+    """Formatted as the head and tied to it, both share one copy."""
+
+
+class Gate(_Table):
+    """The bounds of one measured number, both included."""
+
+    min: Finite | None = None
+    max: Finite | None = None
+
+    @model_validator(mode="after")
+    def _some_number_passes(self) -> Gate:
+        if self.min is None and self.max is None:
+            raise ValueError("a gate needs a min, a max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("no number is at least min and at most max")
+        return self
+
+
+class Recipe(_Table):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    description: str = ""
+    context: Annotated[int, Field(ge=2)] | None = None
+    """Most tokens in the cache of a row; None: what the checkpoint promises."""
+    batch: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Most rows at once: what validation runs, and what an engine of fixed shapes is built for."""
+    parts: Parts
+    gates: dict[str, Gate] = {}
+    """Bounds by the name of the measured number, as in a report: `logits.kl_mean`."""
+
+    @staticmethod
+    def names() -> list[str]:
+        """The recipes that come with the package, from the most exact to the smallest."""
+        weight = list(get_args(Format))
+        found = [path.stem for path in _folder().glob("*.toml")]
+        return sorted(found, key=lambda name: (weight.index(name) if name in weight else len(weight), name))
+
+    @classmethod
+    def find(cls, name_or_path: str) -> Recipe:
+        """The recipe of that name, or in that file.
+
+        Raises:
+            UserError: there is none, or the file is no recipe.
+        """
+        if name_or_path in cls.names():
+            return cls.read(_folder() / f"{name_or_path}.toml")
+        path = Path(name_or_path)
+        if path.suffix == ".toml" or len(path.parts) != 1 or path.exists():
+            return cls.read(path)
+        raise UserError(
+            f"No recipe is named {name_or_path!r}",
+            did_you_mean(name_or_path, cls.names()) + " Or name a file.",
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """The recipe in a TOML file.
+
+        Raises:
+            UserError: the file cannot be read, is not TOML, or says what no recipe can say.
+        """
+        try:
+            return cls.model_validate(tomllib.loads(path.read_bytes().decode("utf-8")))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"There is no recipe {path}", f"Name a file, or one of: {', '.join(cls.names())}."
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"The recipe {path} cannot be read ({error.strerror})", "Name a readable TOML file."
+            ) from error
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"The recipe {path} is not UTF-8 (byte {error.start})", "Save it as UTF-8."
+            ) from error
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"The recipe {path} is not TOML: {error}", "Correct that line.") from error
+        except ValidationError as error:
+            raise _mistake(path, error.errors()[0]) from error
+
+    def to_toml(self) -> str:
+        """The recipe as TOML, that `read` reads back to an equal recipe; the same bytes each time."""
+        head = self.model_dump(exclude={"parts", "gates"}, exclude_none=True)
+        lines = [f"{key} = {_toml(value)}" for key, value in head.items()]
+        for title, tables in (("parts", dict(self.parts)), ("gates", self.gates)):
+            lines += ["", f"[{title}]"]
+            for key, table in tables.items():
+                inside = ", ".join(
+                    f"{k} = {_toml(v)}" for k, v in table.model_dump(exclude_none=True).items()
+                )
+                lines.append(f"{_key(key)} = {{ {inside} }}")
+        return "\n".join(lines) + "\n"
+
+
+@cache
+def _folder() -> Path:
+    """`recipes/` stands beside the package in the repository, and inside it once installed."""
+    package = Path(__file__).parent
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def _toml(value: str | int | float) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def _key(key: str) -> str:
+    bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if bare else _toml(key)
+
+
+def _mistake(path: Path, error: ErrorDetails) -> UserError:
+    """One of pydantic's errors, in the words of the file."""
+    where = ".".join(_key(str(key)) for key in error["loc"])
+    if error["type"] == "extra_forbidden":
+        *above, key = (str(key) for key in error["loc"])
+        return UserError(f"{path}: {where} is no key of a recipe", did_you_mean(key, _fields(above)))
+    if error["type"] == "missing":
+        return UserError(f"{path}: {where} is missing", "Add it.")
+    if error["type"] == "literal_error":
+        known = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return UserError(
+            f"{path}: {where} cannot be {error['input']!r}", did_you_mean(str(error["input"]), known)
+        )
+    if error["type"] in ("model_type", "dict_type"):
+        return UserError(f"{path}: {where} is {error['input']!r}", "Write a table: { … }.")
+    if error["type"] == "value_error":
+        return UserError(f"{path}: {where}: {error['ctx']['error']}", "Correct the recipe.")
+    return UserError(f"{path}: {where} is {error['input']!r}: {error['msg'].lower()}", "Correct the recipe.")
+
+
+def _fields(above: list[str]) -> list[str]:
+    """The keys that the table below `above` may have."""
+    if not above:
+        return list(Recipe.model_fields)
+    if above == ["parts"]:
+        return list(Parts.model_fields)
+    return list((PartFormat if above[0] == "parts" else Gate).model_fields)
