@@ -1,0 +1,178 @@
+"""Text to token ids and back, as transformers' fast tokenizers do it, without transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ernie_export.errors import UserError
+from ernie_export.generate.chat_template import ChatTemplate
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+class TextTokenizer:
+    """`tokenizer.json` with what `tokenizer_config.json` and the chat template add to it."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None, stop_ids: frozenset[int]):
+        self._tokenizer = tokenizer
+        self._template = template
+        self.special_ids = frozenset(
+            id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special
+        )
+        self.stop_ids = stop_ids | self._turn_closer()
+        """The tokens that end an answer: the model's end tokens, and what closes a turn of a chat."""
+
+    @classmethod
+    def read(cls, folder: Path) -> TextTokenizer:
+        """The tokenizer of a checkpoint or a bundle.
+
+        Raises:
+            UserError: a file is missing or broken.
+        """
+        config = _read_json(folder / "tokenizer_config.json")
+        named = {name: _content(config[name]) for name in NAMED_TOKENS if config.get(name) is not None}
+        tokenizer = _read_tokenizer(folder / "tokenizer.json")
+        _add_missing_tokens(tokenizer, config, list(named.values()))
+        return cls(tokenizer, ChatTemplate.read(folder, config, named), _end_ids(folder))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids, with the special tokens that tokenizer.json puts around a text (ERNIE's: none)."""
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens left out."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation, up to where the next answer begins.
+
+        Raises:
+            UserError: there is no chat template, or it refuses this conversation.
+        """
+        if self._template is None:
+            raise UserError("This model has no chat template", "Use `ernie-export generate` with --prompt.")
+        return self._encode_rendered(self._template.render(messages, add_generation_prompt=True))
+
+    def stream(self) -> TextStream:
+        return TextStream(self)
+
+    def _encode_rendered(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _turn_closer(self) -> frozenset[int]:
+        """The special token that the chat template puts right behind an answer, if it does so."""
+        if self._template is None:
+            return frozenset()
+        messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+        try:
+            rendered = self._template.render(messages, add_generation_prompt=False)
+        except UserError:
+            return frozenset()
+        _, _, behind = rendered.rpartition("answer")
+        return frozenset(self._encode_rendered(behind)[:1]) & self.special_ids
+
+
+class TextStream:
+    """Decodes token by token; what it has given away stands, and is never half a character."""
+
+    LONGEST_CHARACTER = 4  # bytes, and so tokens at most
+
+    def __init__(self, tokenizer: TextTokenizer):
+        self._tokenizer = tokenizer
+        self._window: list[int] = []  # a few tokens already shown, as decoders look back, and the newest
+        self._context = 0  # tokens of the window that stood before the last cut
+        self._shown = 0  # characters of the window's text already given away
+
+    def push(self, id: int) -> str:
+        """The text that is certain now that `id` has come. The cost does not grow with the text."""
+        if id in self._tokenizer.special_ids:
+            return ""
+        self._window.append(id)
+        text = self._tokenizer.decode(self._window)
+        # Decoders write one U+FFFD for each byte, or for all bytes, of a character that is not whole yet;
+        # some do so for whole characters before it, too. What is still broken after four tokens stays broken.
+        held = len(text) - len(text.rstrip("\ufffd"))
+        hopeless = len(self._window) - self._context >= self.LONGEST_CHARACTER
+        if hopeless:
+            held = min(held, self.LONGEST_CHARACTER - 1)
+        piece = text[self._shown : len(text) - held]
+        self._shown += len(piece)
+        if hopeless or not held:
+            del self._window[: self._context]
+            self._context = len(self._window)
+            self._shown = len(self._tokenizer.decode(self._window)) - held
+        return piece
+
+    def finish(self) -> str:
+        """What was held back, broken as it is."""
+        rest = self._tokenizer.decode(self._window)[self._shown :]
+        self._shown += len(rest)
+        return rest
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    if not path.is_file():
+        raise UserError(
+            f"{path.parent} holds no tokenizer.json",
+            "Write one with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…).",
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise UserError(f"{path} is no tokenizer ({error})", "Fetch the file again.") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _add_missing_tokens(tokenizer: Tokenizer, config: dict[str, Any], named: list[str]) -> None:
+    """tokenizer_config.json may name special tokens that tokenizer.json does not know as such."""
+    from tokenizers import AddedToken
+
+    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    wanted = [*named, *(_content(token) for token in (extra if isinstance(extra, list) else extra.values()))]
+    tokenizer.add_tokens([AddedToken(token, special=True) for token in wanted if token not in known])
+
+
+def _end_ids(folder: Path) -> frozenset[int]:
+    """`eos_token_id`, one or several, of generation_config.json or else config.json."""
+    for name in ("generation_config.json", "config.json"):
+        ids = _read_json(folder / name).get("eos_token_id")
+        if ids is not None:
+            listed = ids if isinstance(ids, list) else [ids]
+            if not all(type(id) is int and id >= 0 for id in listed):
+                raise UserError(
+                    f"{folder / name}: eos_token_id is {ids!r}", "Write a token id, or a list of them."
+                )
+            return frozenset(listed)
+    return frozenset()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one where there is no such file."""
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error})", "Fetch the file again.") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds no JSON object", "Fetch the file again.")
+    return data
+
+
+def _content(token: str | dict[str, Any]) -> str:
+    """A token stands in tokenizer_config.json as its text, or as an object that holds it."""
+    return token if isinstance(token, str) else str(token["content"])
