@@ -99,7 +99,7 @@ class Recipe(_Table):
         if name_or_path in cls.names():
             return cls.read(_folder() / f"{name_or_path}.toml")
         path = Path(name_or_path)
-        if path.suffix == ".toml" or len(path.parts) != 1 or path.exists():
+        if path.suffix == ".toml" or len(path.parts) > 1 or (name_or_path and path.exists()):
             return cls.read(path)
         raise UserError(
             f"No recipe is named {name_or_path!r}",
@@ -130,7 +130,8 @@ class Recipe(_Table):
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"The recipe {path} is not TOML: {error}", "Correct that line.") from error
         except ValidationError as error:
-            raise _mistake(path, error.errors()[0]) from error
+            # A misspelt key is told before the key that is missing for it.
+            raise _mistake(path, min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")) from error
 
     def to_toml(self) -> str:
         """The recipe as TOML, that `read` reads back to an equal recipe; the same bytes each time."""
