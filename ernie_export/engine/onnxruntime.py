@@ -1,0 +1,150 @@
+"""ONNX Runtime on the CPU, with a KV cache that is never copied.
+
+The buffers of the cache are allocated once, [batch, kv heads, max length, head width], and bound as
+both the past and the present of every run: the graph writes the new rows in place.
+GroupQueryAttention refuses several rows with several tokens over a past; such a feed is run row by
+row, each on its own slice of the buffers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ernie_export.engine.interface import EngineInfo, Fed
+from ernie_export.errors import UserError, WorkError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
+class OnnxRuntimeEngine:
+    def __init__(self, folder: Path, info: EngineInfo, probes: Sequence[str] = (), threads: int | None = None):
+        import onnxruntime
+
+        self.info = info
+        self.probes = tuple(probes)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.log_severity_level = 3
+        source: str | bytes = str(folder / info.graph)
+        if probes:
+            source = with_outputs(folder / info.graph, probes)
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        try:
+            self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's errors share no base class but this
+            raise WorkError(
+                f"ONNX Runtime {onnxruntime.__version__} refuses {folder / info.graph}: {first_line(error)}",
+                "Check the bundle with `ernie-export verify`; if it is whole, build it again with this version.",
+            ) from error
+
+    def start(self, batch: int = 1, max_length: int | None = None) -> OnnxRuntimeSession:
+        length = max_length or self.info.max_context
+        if not 1 <= length <= self.info.max_context:
+            raise UserError(
+                f"a cache of {length} tokens was asked for, the engine holds at most {self.info.max_context}",
+                "Ask for fewer, or build with a larger `context` in the recipe.",
+            )
+        return OnnxRuntimeSession(self, batch, length)
+
+
+class OnnxRuntimeSession:
+    def __init__(self, engine: OnnxRuntimeEngine, batch: int, max_length: int):
+        info = engine.info
+        self.engine = engine
+        self.max_length = max_length
+        self.tokens: list[list[int]] = [[] for _ in range(batch)]
+        shape = (batch, info.num_key_value_heads, max_length, info.head_dim)
+        self.cache: dict[str, Array] = {
+            f"{layer}.{kind}": np.zeros(shape, np.float32)
+            for layer in range(info.num_layers)
+            for kind in ("key", "value")
+        }
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(tokens) for tokens in self.tokens]
+
+    def truncate(self, row: int, length: int) -> None:
+        del self.tokens[row][length:]
+
+    def feed(self, rows: Sequence[Sequence[int]], all_logits: bool = False) -> Fed:
+        self._check(rows)
+        fed = Fed([np.empty((0, self.engine.info.vocab_size), np.float32)] * len(rows), [{} for _ in rows])
+        decoding = len(rows) > 1 and all(len(row) <= 1 for row in rows) and any(rows)
+        if decoding and all(row or tokens for row, tokens in zip(rows, self.tokens, strict=True)):
+            # An idle row is fed its last token again, at its own place: the same row of the cache is rewritten.
+            again = [list(row) or tokens[-1:] for row, tokens in zip(rows, self.tokens, strict=True)]
+            for row, tokens in zip(rows, self.tokens, strict=True):
+                tokens += row
+            self._run(range(len(rows)), again, all_logits, fed, [bool(row) for row in rows])
+            return fed
+        for index, row in enumerate(rows):
+            if row:
+                self.tokens[index] += row
+                self._run(range(index, index + 1), [list(row)], all_logits, fed, [True])
+        return fed
+
+    def _check(self, rows: Sequence[Sequence[int]]) -> None:
+        if len(rows) != len(self.tokens):
+            raise ValueError(f"{len(rows)} rows were fed to a session of {len(self.tokens)}")
+        vocab = self.engine.info.vocab_size
+        for row, length in zip(rows, self.lengths, strict=True):
+            if length + len(row) > self.max_length:
+                raise UserError(
+                    f"{length + len(row)} tokens do not fit into a cache of {self.max_length}",
+                    "Shorten the prompt or the answer, or build with a larger `context` in the recipe.",
+                )
+            wrong = [token for token in row if not 0 <= token < vocab]
+            if wrong:
+                raise UserError(
+                    f"token id {wrong[0]} is outside the vocabulary of {vocab}", f"Token ids run from 0 to {vocab - 1}."
+                )
+
+    def _run(self, span: range, rows: list[list[int]], all_logits: bool, fed: Fed, wanted: list[bool]) -> None:
+        """Run the slots `span` of the batch on `rows`, equally long, whose tokens are already noted."""
+        new = len(rows[0])
+        lengths = np.array([len(self.tokens[slot]) for slot in span])
+        total = int(lengths.max())
+        binding = self.engine.session.io_binding()
+        binding.bind_cpu_input("input_ids", np.array(rows, np.int64))
+        binding.bind_cpu_input("attention_mask", (np.arange(total) < lengths[:, None]).astype(np.int64))
+        binding.bind_cpu_input("position_ids", (lengths[:, None] - new + np.arange(new)).astype(np.int64))
+        names = ["logits", *self.engine.probes]
+        for name in names:
+            binding.bind_output(name, "cpu")
+        for name, buffer in self.cache.items():
+            part = buffer[span.start : span.stop]
+            place = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
+            binding.bind_input(f"past_key_values.{name}", *place)
+            binding.bind_output(f"present.{name}", *place)
+        self.engine.session.run_with_iobinding(binding)
+        logits, *probed = (value.numpy() for value in binding.get_outputs()[: len(names)])  # in the order of binding
+        for row, (slot, want) in enumerate(zip(span, wanted, strict=True)):
+            if want:
+                fed.logits[slot] = logits[row] if all_logits else logits[row, -1:]
+                fed.probes[slot] = {name: value[row] for name, value in zip(self.engine.probes, probed, strict=True)}
+
+
+def with_outputs(graph: Path, names: Sequence[str]) -> bytes:
+    """The graph with some of its inner values as outputs too; weights stay where they are."""
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    known = {output for node in model.graph.node for output in node.output}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise WorkError(f"{graph} has no value named {missing[0]}", "Build the bundle again with this version.")
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return model.SerializeToString()
+
+
+def first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

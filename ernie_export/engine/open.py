@@ -1,0 +1,31 @@
+"""From the folder of a bundle to an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ernie_export.engine.interface import Engine, EngineInfo
+from ernie_export.errors import UserError
+
+
+def open_engine(folder: Path, probes: Sequence[str] = (), threads: int | None = None) -> Engine:
+    """Open the engine in `folder` with the runtime that its `engine.json` names.
+
+    Args:
+        probes: names of values of the graph that every `Fed` shall hold beside the logits.
+        threads: threads of the runtime; None for every core this process may use.
+
+    Raises:
+        UserError: the folder is no bundle, or its runtime is unknown.
+        WorkError: the runtime refuses the graph.
+    """
+    info = EngineInfo.read(folder)
+    if info.runtime == "onnxruntime-cpu":
+        from ernie_export.engine.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(folder, info, probes, threads)
+    raise UserError(
+        f"{folder} was built for the runtime {info.runtime}, which this version does not know",
+        "Build it again for one of the targets that `ernie-export targets` lists.",
+    )

@@ -1,0 +1,210 @@
+"""The weight files: where each initializer of the graph lies, and how its bytes come from the checkpoint.
+
+A file per decoder layer, and one each for embedding, head (with the final norm) and RoPE tables, so
+that two versions of a model share the files that are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from ernie_export.errors import UserError
+from ernie_export.quantize.formats import NotFinite, Packed, quantize
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ernie_export.checkpoint.checkpoint import Checkpoint
+    from ernie_export.recipe import PartFormat, Parts
+
+    Array = NDArray[Any]
+
+FOLDER = "weights"
+#: Large tensors begin on a page, so that a runtime can map them; small ones only on a cache line.
+PAGE, LINE, LARGE = 4096, 64, 65536
+
+#: Names below a layer: ours → the checkpoint's.
+LAYER_SOURCES = {
+    "input_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "attention.q": "self_attn.q_proj",
+    "attention.k": "self_attn.k_proj",
+    "attention.v": "self_attn.v_proj",
+    "attention.o": "self_attn.o_proj",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+    "shared.gate": "mlp.shared_experts.gate_proj",
+    "shared.up": "mlp.shared_experts.up_proj",
+    "shared.down": "mlp.shared_experts.down_proj",
+    "router": "mlp.gate",
+}
+BIAS_SOURCE = "mlp.moe_statics.e_score_correction_bias"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One initializer in a weight file."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    path: str
+    """Relative to the bundle, with forward slashes."""
+    tensors: tuple[Stored, ...]
+
+    @property
+    def size(self) -> int:
+        last = self.tensors[-1]
+        return last.offset + last.nbytes
+
+
+def file_of(name: str) -> str:
+    stem, *rest = name.split(".")
+    if stem == "layers":
+        return f"{FOLDER}/layer-{int(rest[0]):03d}.bin"
+    return f"{FOLDER}/{'head' if stem == 'norm' else stem}.bin"
+
+
+def layout(initializers: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> list[WeightFile]:
+    """Lay every initializer (name → dtype, shape) into its file, in the order of the graph."""
+    files: dict[str, list[Stored]] = {}
+    for name, (dtype, shape) in initializers.items():
+        tensors = files.setdefault(file_of(name), [])
+        end = tensors[-1].offset + tensors[-1].nbytes if tensors else 0
+        align = PAGE if math.prod(shape) * dtype.itemsize >= LARGE else LINE
+        tensors.append(Stored(name, dtype, shape, -(-end // align) * align))
+    return [WeightFile(path, tuple(tensors)) for path, tensors in files.items()]
+
+
+def write(file: WeightFile, checkpoint: Checkpoint, parts: Parts, target: Path, advance: Callable[[int], None]) -> str:
+    """Quantize and write one file; return its SHA-256. `advance` gets the bytes written.
+
+    Raises:
+        UserError: a weight is NaN or infinite, or too large for its format.
+    """
+    places = {stored.name: stored for stored in file.tensors}
+    with target.open("wb") as stream:
+        for stored in file.tensors:
+            if not stored.name.endswith("scales"):
+                write_weight(stream, stored, places, checkpoint, parts)
+                advance(stored.nbytes)
+        stream.truncate(file.size)
+    digest = hashlib.sha256()
+    with target.open("rb") as stream:
+        while piece := stream.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write_weight(
+    stream: BinaryIO, stored: Stored, places: Mapping[str, Stored], checkpoint: Checkpoint, parts: Parts
+) -> None:
+    """Write one tensor, and its scales if it has some."""
+    form = form_of(stored.name, parts)
+    if form is None:
+        put(stream, stored.offset, plain(stored, checkpoint).astype(stored.dtype, copy=False))
+        return
+    scales = places.get(scales_of(stored.name))
+    at, scales_at = stored.offset, scales.offset if scales else 0
+    for source, matrix in matrices(stored.name, checkpoint):
+        try:
+            packed: Packed = quantize(matrix, form)
+        except NotFinite as error:
+            raise UserError(
+                f"{source} holds NaN, infinity or a number too large for {form.format}",
+                "Fetch the checkpoint again, or store that part in fp32.",
+            ) from error
+        at = put(stream, at, packed.data)
+        if packed.scales is not None:
+            scales_at = put(stream, scales_at, packed.scales)
+
+
+def put(stream: BinaryIO, offset: int, array: Array) -> int:
+    stream.seek(offset)
+    stream.write(np.ascontiguousarray(array).data)
+    return offset + array.nbytes
+
+
+def scales_of(name: str) -> str:
+    return f"{name.removesuffix('weight')}scales" if name.endswith(".weight") else f"{name}_scales"
+
+
+def form_of(name: str, parts: Parts) -> PartFormat | None:
+    """The recipe's format for an initializer; None for what always stays fp32."""
+    part = name.split(".")[2] if name.startswith("layers.") else name.split(".")[0]
+    return {
+        "embedding": parts.embedding,
+        "head": parts.head,
+        "attention": parts.attention,
+        "mlp": parts.dense,
+        "shared": parts.shared,
+        "experts": parts.experts,
+    }.get(part)
+
+
+def source_of(name: str, checkpoint: Checkpoint) -> str:
+    """The checkpoint's name of a plain tensor."""
+    if name.startswith("layers."):
+        _, layer, rest = name.split(".", 2)
+        if rest == "router.bias":
+            return f"model.layers.{layer}.{BIAS_SOURCE}"
+        return f"model.layers.{layer}.{LAYER_SOURCES[rest.removesuffix('.weight')]}.weight"
+    tied = checkpoint.config.tie_word_embeddings
+    head = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    return {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}.get(name, head)
+
+
+def plain(stored: Stored, checkpoint: Checkpoint) -> Array:
+    """What is stored as fp32 as it is: norms, routers and their bias, RoPE tables."""
+    if stored.name.startswith("rope."):
+        return rope_table(stored, checkpoint)
+    source = source_of(stored.name, checkpoint)
+    values = checkpoint.array(source).reshape(stored.shape).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(f"{source} holds NaN or infinity", "Fetch the checkpoint again.")
+    return values
+
+
+def rope_table(stored: Stored, checkpoint: Checkpoint) -> Array:
+    """cos or sin of position · θ^(−2j/D), [positions, D/2]; all in fp32 as the reference computes it."""
+    positions, half = stored.shape
+    exponents = np.arange(0, 2 * half, 2, dtype=np.float32) / np.float32(2 * half)
+    frequencies = np.float32(1) / np.power(np.float32(checkpoint.config.rope_theta), exponents)
+    angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies
+    return (np.cos if stored.name == "rope.cos" else np.sin)(angles)
+
+
+def matrices(name: str, checkpoint: Checkpoint) -> Iterator[tuple[str, Array]]:
+    """(name in the checkpoint, [N, K]) of what one initializer is made of: one matrix, or one per expert."""
+    if ".experts." not in name:
+        source = source_of(name, checkpoint)
+        yield source, checkpoint.array(source)
+        return
+    layer = int(name.split(".")[1])
+    for expert in range(checkpoint.config.moe_num_experts):
+        weights = checkpoint.expert(layer, expert)
+        source = f"expert {expert} of layer {layer}"
+        if name.endswith(".down"):
+            yield source, weights.down
+            continue
+        width, hidden = weights.gate.shape
+        both = np.empty((width, 2, hidden), weights.gate.dtype)
+        both[:, 0], both[:, 1] = weights.gate, weights.up
+        yield source, both.reshape(2 * width, hidden)

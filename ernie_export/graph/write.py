@@ -1,0 +1,75 @@
+"""The graph with the bodies of a runtime, its weights as external data: `model.onnx`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ernie_export.graph import onnxruntime, operators, portable
+from ernie_export.graph.weights import WeightFile, layout
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+FILE = "model.onnx"
+#: The sets of bodies by name: bodies, and the opsets they import.
+SETS = {
+    "portable": (lambda _level: portable.BODIES, portable.OPSETS),
+    "onnxruntime": (onnxruntime.bodies, onnxruntime.OPSETS),
+}
+
+
+def weight_files(model: ir.Model) -> list[WeightFile]:
+    return layout(
+        {
+            name: (np.dtype(value.dtype.numpy()), tuple(int(size) for size in value.shape))
+            for name, value in model.graph.initializers.items()
+            if value.dtype is not None and value.shape is not None
+        }
+    )
+
+
+def assemble(model: ir.Model, files: list[WeightFile], bodies: str, accuracy_level: int) -> onnx.ModelProto:
+    """Point the initializers at their files and attach the functions that the graph calls."""
+    import onnx_ir as ir
+
+    for file in files:
+        for stored in file.tensors:
+            value = model.graph.initializers[stored.name]
+            assert value.dtype is not None
+            value.const_value = ir.ExternalTensor(
+                file.path, stored.offset, stored.nbytes, value.dtype,
+                shape=ir.Shape(stored.shape), name=stored.name,
+            )  # fmt: skip
+    proto = ir.serde.serialize_model(model)
+    texts, opsets = SETS[bodies]
+    proto.functions.extend(functions(proto, texts(accuracy_level), opsets))
+    del proto.opset_import[:]
+    for domain, version in opsets.items():
+        proto.opset_import.add(domain=domain, version=version)
+    return proto
+
+
+def functions(proto: onnx.ModelProto, texts: dict[str, str], opsets: dict[str, int]) -> list[Any]:
+    """The functions that the nodes of the graph call, and those that these call."""
+    from onnx import parser
+
+    imports = ", ".join(f'"{domain}": {version}' for domain, version in opsets.items())
+    wanted = [(node.op_type, node.overload) for node in proto.graph.node if node.domain == operators.DOMAIN]
+    found: dict[tuple[str, str], Any] = {}
+    while wanted:
+        name, overload = key = wanted.pop(0)
+        if key in found:
+            continue
+        text = texts[f"{name}:{overload}" if overload else name]
+        function = parser.parse_function(f'<domain: "{operators.DOMAIN}", opset_import: [{imports}]>{text}')
+        function.overload = overload
+        found[key] = function
+        wanted += [(node.op_type, node.overload) for node in function.node if node.domain == operators.DOMAIN]
+    return [found[key] for key in sorted(found)]
+
+
+def serialize(proto: onnx.ModelProto) -> bytes:
+    return proto.SerializeToString(deterministic=True)

@@ -1,0 +1,212 @@
+"""ERNIE-4.5 as it is traced: one small model that can be read in a sitting.
+
+Its weights live on the meta device: the trace sees shapes and dtypes, never a byte.  Buffer names
+(`layers.3.experts.gate_up`) are the names of the initializers in the graph and of the tensors in
+the weight files.  Letters in shapes as in operators.py; T new tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ernie_export.model import operators
+from ernie_export.quantize.formats import packing
+
+if TYPE_CHECKING:
+    from ernie_export.checkpoint.config import ErnieConfig
+    from ernie_export.recipe import PartFormat, Parts
+
+FLOATS = {"fp32": torch.float32, "fp16": torch.float16}
+ACTIVATIONS = torch.float32
+SCALES = torch.float16
+
+
+def rows(name: str, shape: tuple[int, ...], form: PartFormat) -> dict[str, Tensor]:
+    """The stored form of weights [..., N, K]: the weights themselves, and their scales if quantized."""
+    bits, block_size = packing(form)
+    if not bits:
+        return {name: torch.empty(shape, dtype=FLOATS[form.format], device="meta")}
+    *outer, columns = shape
+    scales = "scales" if name == "weight" else f"{name}_scales"
+    return {
+        name: torch.empty((*outer, columns * bits // 8), dtype=torch.uint8, device="meta"),
+        scales: torch.empty((*outer, columns // block_size), dtype=SCALES, device="meta"),
+    }
+
+
+class Stored(nn.Module):
+    """A module whose weights are buffers in one stored form."""
+
+    def __init__(self, form: PartFormat, **shapes: tuple[int, ...]):
+        super().__init__()
+        self.bits, self.block_size = packing(form)
+        for name, shape in shapes.items():
+            for stored, value in rows(name, shape, form).items():
+                self.register_buffer(stored, value)
+
+class Matrix(Stored):
+    """N rows of K columns, stored as `weight` (and `scales`)."""
+
+    def __init__(self, outputs: int, inputs: int, form: PartFormat):
+        super().__init__(form, weight=(outputs, inputs))
+
+    def multiply(self, x: Tensor) -> Tensor:  # [B,S,K] → [B,S,N]
+        if self.bits:
+            return operators.quantized_linear(x, self.weight, self.scales, self.bits, self.block_size)
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Linear(Matrix):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.multiply(x)
+
+
+class Embedding(Matrix):
+    """The rows of the vocabulary; `multiply` makes the same rows the head, when both are tied and stored alike."""
+
+    def forward(self, ids: Tensor) -> Tensor:  # [B,S] → [B,S,H]
+        if not self.bits:
+            return F.embedding(ids, self.weight).to(ACTIVATIONS)
+        return operators.quantized_embedding(ids, self.weight, self.scales, self.bits, self.block_size)
+
+
+class Norm(nn.Module):
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.empty(size, dtype=torch.float32, device="meta"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Mlp(nn.Module):
+    def __init__(self, hidden: int, width: int, form: PartFormat):
+        super().__init__()
+        self.gate = Linear(width, hidden, form)
+        self.up = Linear(width, hidden, form)
+        self.down = Linear(hidden, width, form)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Router(nn.Module):
+    """Always fp32, as in ERNIE: the correction bias moves the choice and never the weight."""
+
+    def __init__(self, config: ErnieConfig):
+        super().__init__()
+        self.k, self.norm_min = config.moe_k, config.moe_norm_min
+        shape = (config.moe_num_experts, config.hidden_size)
+        self.register_buffer("weight", torch.empty(shape, dtype=torch.float32, device="meta"))
+        self.register_buffer("bias", torch.empty(shape[0], dtype=torch.float32, device="meta"))
+
+    def forward(self, x: Tensor) -> operators.Pair:  # [B,S,H] → indices, scores [B,S,k]
+        return operators.moe_routing(x, self.weight, self.bias, self.k, self.norm_min)
+
+
+class Experts(Stored):
+    def __init__(self, config: ErnieConfig, form: PartFormat):
+        count, hidden, width = config.moe_num_experts, config.hidden_size, config.moe_intermediate_size
+        super().__init__(form, gate_up=(count, 2 * width, hidden), down=(count, hidden, width))
+
+    def forward(self, x: Tensor, indices: Tensor, scores: Tensor) -> Tensor:
+        if not self.bits:
+            return operators.moe_experts_float(x, indices, scores, self.gate_up, self.down)
+        return operators.moe_experts(
+            x, indices, scores, self.gate_up, self.gate_up_scales, self.down, self.down_scales,
+            self.bits, self.block_size,
+        )  # fmt: skip
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ErnieConfig, form: PartFormat):
+        super().__init__()
+        hidden, width = config.hidden_size, config.head_dim
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.scale = width**-0.5
+        self.q = Linear(self.heads * width, hidden, form)
+        self.k = Linear(self.kv_heads * width, hidden, form)
+        self.v = Linear(self.kv_heads * width, hidden, form)
+        self.o = Linear(hidden, self.heads * width, form)
+
+    def forward(
+        self, x: Tensor, past_key: Tensor, past_value: Tensor, rope: Rope, where: operators.Triple
+    ) -> operators.Triple:
+        output, key, value = operators.cached_attention(
+            self.q(x), self.k(x), self.v(x), past_key, past_value, rope.cos, rope.sin, *where,
+            self.heads, self.kv_heads, self.scale,
+        )  # fmt: skip
+        return self.o(output), key, value
+
+
+class Rope(nn.Module):
+    """Tables of cos and sin for every position, fp32: θ^(−2j/D) times the position."""
+
+    def __init__(self, config: ErnieConfig, context: int):
+        super().__init__()
+        for name in ("cos", "sin"):
+            table = torch.empty(context, config.head_dim // 2, dtype=torch.float32, device="meta")
+            self.register_buffer(name, table)
+
+
+class Layer(nn.Module):
+    def __init__(self, config: ErnieConfig, parts: Parts, index: int):
+        super().__init__()
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.input_norm = Norm(hidden, eps)
+        self.attention = Attention(config, parts.attention)
+        self.post_attention_norm = Norm(hidden, eps)
+        self.mlp = self.router = self.experts = self.shared = None
+        if not config.is_moe_layer(index):
+            self.mlp = Mlp(hidden, config.intermediate_size, parts.dense)
+            return
+        self.router = Router(config)
+        self.experts = Experts(config, parts.experts)
+        if config.shared_intermediate_size:
+            self.shared = Mlp(hidden, config.shared_intermediate_size, parts.shared)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        if self.router is None or self.experts is None:
+            return self.mlp(x)  # type: ignore[misc]
+        y = self.experts(x, *self.router(x))
+        return y if self.shared is None else y + self.shared(x)
+
+    def forward(
+        self, x: Tensor, past_key: Tensor, past_value: Tensor, rope: Rope, where: operators.Triple
+    ) -> operators.Triple:
+        attended, key, value = self.attention(self.input_norm(x), past_key, past_value, rope, where)
+        x = x + attended
+        return x + self.feed_forward(self.post_attention_norm(x)), key, value
+
+
+class Ernie(nn.Module):
+    """input_ids [B,S], attention_mask [B,total], position_ids [B,S], past keys and values
+    [B,kv,P,D] layer by layer → logits [B,S,V], present keys and values [B,kv,L,D]."""
+
+    def __init__(self, config: ErnieConfig, parts: Parts, context: int):
+        super().__init__()
+        vocab, hidden = config.vocab_size, config.hidden_size
+        self.embedding = Embedding(vocab, hidden, parts.embedding)
+        self.rope = Rope(config, context)
+        self.layers = nn.ModuleList(Layer(config, parts, i) for i in range(config.num_hidden_layers))
+        self.norm = Norm(hidden, config.rms_norm_eps)
+        shared = config.tie_word_embeddings and parts.head == parts.embedding
+        self.head = None if shared else Linear(vocab, hidden, parts.head)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        seqlens_k = (attention_mask.sum(dim=-1) - 1).to(torch.int32)
+        total = torch.scalar_tensor(attention_mask.shape[1], dtype=torch.int32)
+        x = self.embedding(input_ids)
+        present = []
+        for layer, (key, value) in zip(self.layers, past, strict=True):
+            x, key, value = layer(x, key, value, self.rope, (position_ids, seqlens_k, total))
+            present.append((key, value))
+        x = self.norm(x)
+        return self.embedding.multiply(x) if self.head is None else self.head(x), present
