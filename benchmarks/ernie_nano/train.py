@@ -1,6 +1,7 @@
 """Train ernie-nano, the embedded checkpoint: a small ERNIE-4.5-MoE on Python's documentation.
 
-    python benchmarks/ernie_nano/train.py --text DIR --output ernie_export/checkpoint/ernie-nano
+    python benchmarks/ernie_nano/train.py --text DIR --output ernie_export/checkpoint/ernie-nano \\
+        --held-out ernie_export/validate/heldout.txt
 
 The model is transformers' own `Ernie4_5_MoeForCausalLM`; the correction bias is trained by the
 auxiliary-loss-free balancing rule (Wang et al. 2024, arXiv 2408.15664): after every step the bias
@@ -183,6 +184,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True, help="folder of *.rst.txt sources")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--held-out", type=Path, required=True, help="where the held-out text goes")
     parser.add_argument("--work", type=Path, default=Path("ernie-nano-work"), help="for resuming")
     parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--tokens", type=int, default=4096, help="tokens a step")
@@ -271,13 +273,13 @@ def main() -> None:
         "trigram_perplexity": ngram.KneserNey(np.concatenate([docs, chats]), VOCAB).perplexity(held_out),
         "expert_load_over_mean": counter.step(0.0).round(decimals=3).tolist(),
     }
-    (args.output / "heldout.txt").write_text("\n".join(text.held_out), encoding="utf-8")
+    args.held_out.write_text("\n".join(text.held_out), encoding="utf-8")
     card = {
         "parameters": parameters, "steps": args.steps, "tokens_a_step": args.tokens, "seed": args.seed,
         "learning_rate": args.rate, "threads": args.threads, "seconds": round(spent),
         "torch": torch.__version__, "corpus_sha256": text.sha256, **result, "log": log,
     }  # fmt: skip
-    (args.work / "training.json").write_text(json.dumps(card, indent=1) + "\n")
+    Path(__file__).with_name("training.json").write_text(json.dumps(card, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
 

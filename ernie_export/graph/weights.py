@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,19 @@ def layout(initializers: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) ->
     return [WeightFile(path, tuple(tensors)) for path, tensors in files.items()]
 
 
+def read_layout(graph: Path) -> list[WeightFile]:
+    """The weight files that a graph on disk refers to."""
+    import onnx
+
+    files: dict[str, list[Stored]] = {}
+    for initializer in onnx.load(graph, load_external_data=False).graph.initializer:
+        place = {entry.key: entry.value for entry in initializer.external_data}
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(initializer.data_type))
+        stored = Stored(initializer.name, dtype, tuple(initializer.dims), int(place["offset"]))
+        files.setdefault(place["location"], []).append(stored)
+    return [WeightFile(path, tuple(sorted(found, key=lambda s: s.offset))) for path, found in files.items()]
+
+
 def write(file: WeightFile, checkpoint: Checkpoint, parts: Parts, target: Path, advance: Callable[[int], None]) -> str:
     """Quantize and write one file; return its SHA-256. `advance` gets the bytes written.
 
@@ -106,11 +120,10 @@ def write(file: WeightFile, checkpoint: Checkpoint, parts: Parts, target: Path, 
                 write_weight(stream, stored, places, checkpoint, parts)
                 advance(stored.nbytes)
         stream.truncate(file.size)
-    digest = hashlib.sha256()
+        stream.flush()
+        os.fsync(stream.fileno())
     with target.open("rb") as stream:
-        while piece := stream.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_weight(
@@ -157,6 +170,14 @@ def form_of(name: str, parts: Parts) -> PartFormat | None:
         "shared": parts.shared,
         "experts": parts.experts,
     }.get(part)
+
+
+def sources_of(file: WeightFile, checkpoint: Checkpoint) -> list[str]:
+    """The checkpoint's names of all tensors that go into a file."""
+    stem = Path(file.path).stem
+    if stem.startswith("layer-"):
+        return checkpoint.sources(f"model.layers.{int(stem.removeprefix('layer-'))}")
+    return [source_of(stored.name, checkpoint) for stored in file.tensors if stem in ("embedding", "head")]
 
 
 def source_of(name: str, checkpoint: Checkpoint) -> str:

@@ -120,7 +120,7 @@ def pack(codes: Array, bits: int) -> Array:
     each = 8 // bits
     if each == 1:
         return codes
-    parts = codes.reshape(len(codes), -1, each)
+    parts = codes.reshape(len(codes), codes.shape[1] // each, each)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     return np.bitwise_or.reduce(parts << shifts, axis=-1)
 
@@ -129,7 +129,7 @@ def unpack(data: Array, bits: int) -> Array:
     """The inverse of `pack`."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     codes = (data[..., None] >> shifts) & np.uint8(2**bits - 1)
-    return codes.reshape(*data.shape[:-1], -1)
+    return codes.reshape(*data.shape[:-1], data.shape[-1] * (8 // bits))
 
 
 def dequantize(packed: Packed, form: PartFormat) -> Array:

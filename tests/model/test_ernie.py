@@ -1,0 +1,77 @@
+"""Our traceable model, run in PyTorch with real weights, against transformers' own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ernie_export.checkpoint.checkpoint import Checkpoint
+from ernie_export.graph import weights
+from ernie_export.model.ernie import Ernie
+from ernie_export.recipe import PartFormat, Parts, Recipe
+from ernie_export.reference.transformers_model import Reference
+
+CONTEXT = 64
+
+
+def loaded(checkpoint: Checkpoint, parts: Parts, tmp_path: Path) -> Ernie:
+    """The model with its buffers read back from the weight files that a bundle would hold."""
+    model = Ernie(checkpoint.config, parts, CONTEXT)
+    shapes = {
+        name: (np.dtype(str(buffer.dtype).removeprefix("torch.")), tuple(buffer.shape))
+        for name, buffer in model.named_buffers()
+    }
+    state = {}
+    for file in weights.layout(shapes):
+        path = tmp_path / Path(file.path).name
+        weights.write(file, checkpoint, parts, path, lambda _count: None)
+        for stored in file.tensors:
+            array = np.memmap(path, stored.dtype, "r", stored.offset, stored.shape)
+            state[stored.name] = torch.from_numpy(np.array(array))
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def empty_cache(checkpoint: Checkpoint, batch: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    config = checkpoint.config
+    shape = (batch, config.num_key_value_heads, 0, config.head_dim)
+    return [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.num_hidden_layers)]
+
+
+def test_fp32_equals_transformers(nano: Path, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(nano)
+    model = loaded(checkpoint, Recipe.find("fp32").parts, tmp_path)
+    ids = torch.from_numpy(np.random.default_rng(0).integers(3, checkpoint.config.vocab_size, (2, 24)))
+    want = torch.from_numpy(Reference.open(nano).run(ids.numpy()).logits)
+    positions = torch.arange(24).expand(2, -1)
+    whole, _ = model(ids, torch.ones(2, 24, dtype=torch.int64), positions, empty_cache(checkpoint, 2))
+    torch.testing.assert_close(whole, want, atol=1e-4, rtol=0)
+    first, cache = model(ids[:, :9], torch.ones(2, 9, dtype=torch.int64), positions[:, :9], empty_cache(checkpoint, 2))
+    rest, _ = model(ids[:, 9:], torch.ones(2, 24, dtype=torch.int64), positions[:, 9:], cache)
+    torch.testing.assert_close(torch.cat((first, rest), 1), want, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["int8", "int4"])
+def test_quantized_model_runs_on_dequantized_weights(nano: Path, tmp_path: Path, form: str) -> None:
+    """The same model in fp32 on the weights that the codes stand for gives the same logits."""
+    checkpoint = Checkpoint.open(nano)
+    part = PartFormat(format=form, block_size=128)
+    parts = Parts(experts=part, attention=part, shared=part, dense=part, head=part, embedding=part)
+    quantized = loaded(checkpoint, parts, tmp_path)
+    plain = loaded(checkpoint, Recipe.find("fp32").parts, tmp_path)
+    unpack = torch.ops.ernie.quantized_embedding
+    state = dict(plain.named_buffers())
+    for name, buffer in quantized.named_buffers():
+        scales = dict(quantized.named_buffers()).get(weights.scales_of(name))
+        if scales is not None:
+            rows = torch.arange(buffer.flatten(0, -2).shape[0])
+            flat = (buffer.flatten(0, -2), scales.flatten(0, -2))
+            bits = {"int8": 8, "int4": 4}[form]
+            state[name] = unpack(rows, *flat, bits, 128).view(*scales.shape[:-1], -1)
+    plain.load_state_dict(state, assign=True)
+    ids = torch.arange(3, 20)[None]
+    inputs = (ids, torch.ones_like(ids), torch.arange(17)[None], empty_cache(checkpoint, 1))
+    torch.testing.assert_close(quantized(*inputs)[0], plain(*inputs)[0], atol=1e-4, rtol=0)
