@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_export.checkpoint.json_file import read_object
 from ernie_export.errors import UserError
 from ernie_export.generate.chat_template import ChatTemplate
 
@@ -35,16 +35,19 @@ class TextTokenizer:
         Raises:
             UserError: a file is missing or broken.
         """
-        config = _read_json(folder / "tokenizer_config.json")
+        config = _optional(folder / "tokenizer_config.json")
         named = {name: _content(config[name]) for name in NAMED_TOKENS if config.get(name) is not None}
         tokenizer = _read_tokenizer(folder / "tokenizer.json")
         _add_missing_tokens(tokenizer, config, list(named.values()))
         return cls(tokenizer, ChatTemplate.read(folder, config, named), _end_ids(folder))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids, with the special tokens that tokenizer.json puts around a text (ERNIE's: none)."""
-        ids: list[int] = self._tokenizer.encode(text).ids
-        return ids
+        """Token ids, with the special tokens that tokenizer.json puts around a text (ERNIE's: none).
+
+        Raises:
+            UserError: the text holds half of a surrogate pair, as undecodable bytes do.
+        """
+        return self._encode(text, add_special_tokens=True)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
@@ -59,13 +62,18 @@ class TextTokenizer:
         """
         if self._template is None:
             raise UserError("This model has no chat template", "Use `ernie-export generate` with --prompt.")
-        return self._encode_rendered(self._template.render(messages, add_generation_prompt=True))
+        rendered = self._template.render(messages, add_generation_prompt=True)
+        return self._encode(rendered, add_special_tokens=False)
 
     def stream(self) -> TextStream:
         return TextStream(self)
 
-    def _encode_rendered(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:  # a command line or a file that was not UTF-8
+            raise UserError("The text is not valid Unicode", "Give it as UTF-8.") from error
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def _turn_closer(self) -> frozenset[int]:
@@ -78,7 +86,7 @@ class TextTokenizer:
         except UserError:
             return frozenset()
         _, _, behind = rendered.rpartition("answer")
-        return frozenset(self._encode_rendered(behind)[:1]) & self.special_ids
+        return frozenset(self._encode(behind, add_special_tokens=False)[:1]) & self.special_ids
 
 
 class TextStream:
@@ -149,7 +157,7 @@ def _add_missing_tokens(tokenizer: Tokenizer, config: dict[str, Any], named: lis
 def _end_ids(folder: Path) -> frozenset[int]:
     """`eos_token_id`, one or several, of generation_config.json or else config.json."""
     for name in ("generation_config.json", "config.json"):
-        ids = _read_json(folder / name).get("eos_token_id")
+        ids = _optional(folder / name).get("eos_token_id")
         if ids is not None:
             listed = ids if isinstance(ids, list) else [ids]
             if not all(type(id) is int and id >= 0 for id in listed):
@@ -160,17 +168,9 @@ def _end_ids(folder: Path) -> frozenset[int]:
     return frozenset()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is no such file."""
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error})", "Fetch the file again.") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} holds no JSON object", "Fetch the file again.")
-    return data
+def _optional(path: Path) -> dict[str, Any]:
+    """The JSON object in the file; an empty one where there is no such file."""
+    return read_object(path) if path.exists() else {}
 
 
 def _content(token: str | dict[str, Any]) -> str:

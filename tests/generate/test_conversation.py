@@ -9,6 +9,7 @@ from ernie_export.generate.conversation import Conversation
 from ernie_export.generate.generator import generate
 from ernie_export.generate.sampling import Sampling
 from ernie_export.generate.tokenizer import TextTokenizer
+from tests.generate.recurrent_engine import RecurrentEngine
 
 
 @pytest.fixture
@@ -24,10 +25,8 @@ def ignore(_: str) -> None:
     pass
 
 
-def test_turns_answer_as_if_the_whole_conversation_were_fed_anew(
-    make_engine, tokenizer: TextTokenizer
-) -> None:
-    engine = make_engine(vocab_size=320, max_context=4096)
+def test_turns_answer_as_if_the_whole_conversation_were_fed_anew(tokenizer: TextTokenizer) -> None:
+    engine = RecurrentEngine(vocab_size=320, max_context=4096)
     chat = Conversation(engine, tokenizer, Sampling(0.8, seed=1), max_tokens=12, system="Be brief.")
     messages = [{"role": "system", "content": "Be brief."}]
     for turn in ("How do I sort a list?", "Why?", "Thanks."):
@@ -35,7 +34,7 @@ def test_turns_answer_as_if_the_whole_conversation_were_fed_anew(
         answer = chat.say(turn, pieces.append)
         messages.append({"role": "user", "content": turn})
         (expected,) = generate(
-            make_engine(vocab_size=320, max_context=4096),
+            RecurrentEngine(vocab_size=320, max_context=4096),
             [tokenizer.chat(messages)],
             12,
             Sampling(0.8, seed=1),
@@ -45,8 +44,8 @@ def test_turns_answer_as_if_the_whole_conversation_were_fed_anew(
         messages.append({"role": "assistant", "content": answer})
 
 
-def test_a_turn_feeds_only_what_is_new(make_engine, tokenizer: TextTokenizer) -> None:
-    engine = make_engine(vocab_size=320, max_context=4096)
+def test_a_turn_feeds_only_what_is_new(tokenizer: TextTokenizer) -> None:
+    engine = RecurrentEngine(vocab_size=320, max_context=4096)
     chat = Conversation(engine, tokenizer, Sampling(), max_tokens=5)
     first = chat.say("How do I sort a list?", ignore)
     engine.fed.clear()
@@ -56,8 +55,8 @@ def test_a_turn_feeds_only_what_is_new(make_engine, tokenizer: TextTokenizer) ->
     assert len(engine.capacities) == 1
 
 
-def test_the_cache_grows_with_the_conversation(make_engine, tokenizer: TextTokenizer) -> None:
-    engine = make_engine(vocab_size=320, max_context=3000)
+def test_the_cache_grows_with_the_conversation(tokenizer: TextTokenizer) -> None:
+    engine = RecurrentEngine(vocab_size=320, max_context=3000)
     chat = Conversation(engine, tokenizer, Sampling(), max_tokens=5)
     for _ in range(3):
         chat.say("How do I sort a list? " * 60, ignore)
@@ -65,8 +64,8 @@ def test_the_cache_grows_with_the_conversation(make_engine, tokenizer: TextToken
     assert engine.capacities[-1] > engine.capacities[0]
 
 
-def test_reset_forgets(make_engine, tokenizer: TextTokenizer) -> None:
-    engine = make_engine(vocab_size=320, max_context=4096)
+def test_reset_forgets(tokenizer: TextTokenizer) -> None:
+    engine = RecurrentEngine(vocab_size=320, max_context=4096)
     chat = Conversation(engine, tokenizer, Sampling(), max_tokens=8)
     first = chat.say("Why?", ignore)
     chat.say("Thanks.", ignore)
@@ -74,8 +73,8 @@ def test_reset_forgets(make_engine, tokenizer: TextTokenizer) -> None:
     assert chat.say("Why?", ignore) == first
 
 
-def test_a_turn_that_does_not_fit_changes_nothing(make_engine, tokenizer: TextTokenizer) -> None:
-    engine = make_engine(vocab_size=320, max_context=60)
+def test_a_turn_that_does_not_fit_changes_nothing(tokenizer: TextTokenizer) -> None:
+    engine = RecurrentEngine(vocab_size=320, max_context=60)
     chat = Conversation(engine, tokenizer, Sampling(), max_tokens=3)
     with pytest.raises(UserError, match="the context holds 60"):
         chat.say("How do I sort a list? " * 20, ignore)
@@ -83,8 +82,8 @@ def test_a_turn_that_does_not_fit_changes_nothing(make_engine, tokenizer: TextTo
     assert chat.say("Why?", ignore) == untouched.say("Why?", ignore)
 
 
-def test_an_interrupted_turn_changes_nothing(make_engine, tokenizer: TextTokenizer) -> None:
-    engine = make_engine(vocab_size=320, max_context=4096)
+def test_an_interrupted_turn_changes_nothing(tokenizer: TextTokenizer) -> None:
+    engine = RecurrentEngine(vocab_size=320, max_context=4096)
     chat = Conversation(engine, tokenizer, Sampling(), max_tokens=8)
     untouched = Conversation(engine, tokenizer, Sampling(), max_tokens=8)
     assert chat.say("Why?", ignore) == untouched.say("Why?", ignore)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from ernie_export.errors import UserError
 from ernie_export.generate.generator import generate
 from ernie_export.generate.sampling import Sampling
+from tests.generate.recurrent_engine import RecurrentEngine
 
 GREEDY = Sampling()
 NEVER: frozenset[int] = frozenset()
@@ -65,8 +66,8 @@ def test_without_a_stop_token_the_answer_is_all(engine) -> None:
     assert generation.answer_ids == generation.token_ids and len(generation.token_ids) == 5
 
 
-def test_a_full_context_ends_the_row(make_engine) -> None:
-    engine = make_engine(max_context=8)
+def test_a_full_context_ends_the_row() -> None:
+    engine = RecurrentEngine(max_context=8)
     short, full = generate(engine, [[1], [1] * 8], 5, GREEDY, NEVER)
     assert (len(short.token_ids), short.finish_reason) == (5, "length")
     assert (len(full.token_ids), full.finish_reason) == (1, "length")

@@ -130,7 +130,7 @@ def test_a_senseless_end_token_is_refused(byte_level: Path, tmp_path: Path, id: 
         ("tokenizer.json", None, "holds no tokenizer.json"),
         ("tokenizer.json", "{}", "is no tokenizer"),
         ("tokenizer_config.json", "[1]", "no JSON object"),
-        ("generation_config.json", "{", "cannot be read as JSON"),
+        ("generation_config.json", "{", "is not JSON"),
         ("chat_template.jinja", "{% if %}", "broken in line 1"),
     ],
 )
@@ -141,6 +141,11 @@ def test_broken_files(byte_level: Path, tmp_path: Path, file: str, content: str 
         (folder / file).write_text(content)
     with pytest.raises(UserError, match=message):
         TextTokenizer.read(folder)
+
+
+def test_text_that_is_no_unicode(byte_level: Path) -> None:
+    with pytest.raises(UserError, match="not valid Unicode"):
+        ours(byte_level).encode("a\udcff")
 
 
 def test_a_template_that_refuses(byte_level: Path) -> None:
