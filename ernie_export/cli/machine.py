@@ -1,0 +1,97 @@
+"""`doctor`, `targets`, `recipes`: what can be done here, for what, and how."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ernie_export.cli.inspect import Json
+from ernie_export.cli.sizes import size
+from ernie_export.cli.terminal import coloured, facts, table, terminal
+from ernie_export.errors import WorkError
+
+if TYPE_CHECKING:
+    from ernie_export.doctor import Diagnosis
+    from ernie_export.recipe import PartFormat
+
+
+def doctor(json: Json = False) -> None:
+    """Tell what this machine can do, and what is missing."""
+    from ernie_export.doctor import diagnose
+
+    found = diagnose()
+    if json:
+        terminal.emit(found)
+    else:
+        _show(found)
+    cpu = next(target for target in found.targets if target.name == "cpu")
+    if not cpu.can_build:
+        raise WorkError(f"The cpu target cannot be built here ({', '.join(cpu.missing)})", cpu.remedy)
+
+
+def targets(json: Json = False) -> None:
+    """List what can be built for."""
+    from ernie_export.cli.outputs import TargetsOutput
+    from ernie_export.target import Target
+
+    found = Target.all()
+    if json:
+        terminal.emit(TargetsOutput(targets=found))
+    else:
+        rows = [(target.name, target.runtime, target.description) for target in found]
+        terminal.show(table(("target", "runtime", ""), rows))
+
+
+def recipes(json: Json = False) -> None:
+    """List the recipes that come along."""
+    from ernie_export.cli.outputs import RecipesOutput
+    from ernie_export.recipe import Recipe
+
+    found = [Recipe.find(name) for name in Recipe.names()]
+    if json:
+        terminal.emit(RecipesOutput(recipes=found))
+    else:
+        rows = [
+            (recipe.name, _format(recipe.parts.experts), _format(recipe.parts.head), recipe.description)
+            for recipe in found
+        ]
+        terminal.show(table(("recipe", "experts", "head", ""), rows))
+
+
+def _format(part: PartFormat) -> str:
+    return part.format if part.block_size is None else f"{part.format}, block {part.block_size}"
+
+
+def _show(found: Diagnosis) -> None:
+    terminal.show(
+        facts(
+            [
+                ("python", f"{found.python} on {found.platform}"),
+                ("cores", found.cores),
+                ("memory", f"{size(found.memory_available)} free of {size(found.memory)}"),
+                *(("disk", f"{size(disk.free)} free in {disk.folder}") for disk in found.disks),
+                ("gpu", ", ".join(found.gpus) or "none"),
+                ("providers", ", ".join(found.providers) or "none"),
+            ]
+        )
+    )
+    packages = [
+        (
+            package.name,
+            package.version or "-",
+            f">= {package.minimum}",
+            coloured(package.state, package.state == "ok"),
+        )
+        for package in found.packages
+    ]
+    targets = [
+        (
+            target.name,
+            coloured("builds" if target.can_build else "cannot build", target.can_build),
+            coloured("runs" if target.can_run else "cannot run", target.can_run),
+            target.remedy,
+        )
+        for target in found.targets
+    ]
+    for titles, rows in ((("package", "here", "needed", ""), packages), (("target", "", "", ""), targets)):
+        terminal.show("")
+        terminal.show(table(titles, rows))
