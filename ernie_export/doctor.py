@@ -99,7 +99,7 @@ def diagnose() -> Diagnosis:
         gpus=_gpus(),
         providers=providers,
         packages=packages,
-        targets=[_target(target, packages, providers) for target in Target.all()],
+        targets=[_target(target, packages, providers) for target in Target.all() if target.is_built_here],
     )
 
 

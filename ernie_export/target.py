@@ -1,26 +1,74 @@
-"""What a bundle is for: the runtime it runs on and the bodies its operators get."""
+"""What a bundle is for: the runtime, the bodies of its operators, the memory and how fast it is read."""
 
 from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ernie_export.errors import UserError
 from ernie_export.nearest import did_you_mean
 
+MIB = 1 << 20
 
-class Target(BaseModel):
-    """A row of `targets.toml`."""
 
+class _Row(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Memory(_Row):
+    mib: Annotated[int, Field(ge=0)]
+    source: str
+
+    @property
+    def bytes(self) -> int:
+        return self.mib * MIB
+
+
+class Bandwidth(_Row):
+    gb_per_s: Annotated[float, Field(gt=0)]
+    """Peak, 10⁹ bytes a second."""
+    source: str
+
+
+class Target(_Row):
+    """A row of `targets.toml`; what is None is measured where the plan is made."""
 
     name: str
     description: str
-    runtime: Literal["onnxruntime-cpu"]
-    bodies: Literal["onnxruntime"]
+    status: Literal["built here", "planned"]
+    """Whether `build` makes it, or `plan` alone knows it."""
+    runtime: Literal["onnxruntime-cpu", "tensorrt"]
+    bodies: Literal["onnxruntime", "tensorrt"]
+    stack: list[str]
+    """The software it runs on, any one of them."""
+    sm: str | None = None
+    """CUDA compute capability."""
+    memory: Memory | None = None
+    """All that software sees."""
+    reserved: Memory | None = None
+    """What the system keeps of it."""
+    bandwidth: Bandwidth | None = None
+    note: str = ""
+
+    @property
+    def is_built_here(self) -> bool:
+        return self.status == "built here"
+
+    def must_be_built_here(self) -> None:
+        """Refuse what no build can be made for yet.
+
+        Raises:
+            UserError: the target is only planned.
+        """
+        if not self.is_built_here:
+            built = ", ".join(target.name for target in Target.all() if target.is_built_here)
+            raise UserError(
+                f"The target {self.name} is planned: nothing can be built for it yet",
+                f"`ernie-export plan --target {self.name}` tells what would fit; {built} can be built.",
+            )
 
     @staticmethod
     def all() -> list[Target]:

@@ -5,22 +5,72 @@ import pytest
 from ernie_export.errors import UserError
 from ernie_export.target import Target
 
+# What the rows of the table are made of: peak GB/s and nominal GB of memory.
+ROWS = {
+    "jetson-orin-nano-8gb": ("8.7", 102, 8),
+    "jetson-orin-nx-16gb": ("8.7", 102.4, 16),
+    "jetson-agx-orin-32gb": ("8.7", 204.8, 32),
+    "jetson-agx-orin-64gb": ("8.7", 204.8, 64),
+    "jetson-thor-t4000": ("11.0", 273, 64),
+    "jetson-thor-t5000": ("11.0", 273, 128),
+    "gb10": ("12.1", 273, 128),
+    "l4": ("8.9", 300, 24),
+    "a10": ("8.6", 600, 24),
+    "l40s": ("8.9", 864, 48),
+    "rtx-4090": ("8.9", 1008, 24),
+    "rtx-5090": ("12.0", 1792, 32),
+    "rtx-pro-6000": ("12.0", 1792, 96),
+    "a100-80gb": ("8.0", 2039, 80),
+    "h100": ("9.0", 3350, 80),
+    "h200": ("9.0", 4800, 141),
+    "b200": ("10.0", 7700, 180),
+}
+
 
 def test_every_row_of_the_table_is_found_by_its_name() -> None:
-    assert "cpu" in {target.name for target in Target.all()}
+    assert [target.name for target in Target.all()] == ["cpu", *ROWS]
     for target in Target.all():
         assert Target.find(target.name) == target
-        assert target.description
+        assert target.description and target.stack
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_figures_of_a_gpu(name: str) -> None:
+    target = Target.find(name)
+    sm, bandwidth, gigabytes = ROWS[name]
+    assert target.sm == sm
+    assert target.memory and target.reserved and target.bandwidth
+    assert target.bandwidth.gb_per_s == bandwidth
+    # A marketed gigabyte is 2³⁰ bytes; ECC and the firmware keep up to 7 % of them.
+    assert 0.93 * gigabytes * 2**30 <= target.memory.bytes <= gigabytes * 2**30
+    assert target.reserved.bytes < target.memory.bytes / 4
+    assert all(figure.source for figure in (target.memory, target.reserved, target.bandwidth))
+
+
+def test_what_the_cpu_has_is_measured_and_not_told() -> None:
+    cpu = Target.find("cpu")
+    assert (cpu.sm, cpu.memory, cpu.reserved, cpu.bandwidth) == (None, None, None, None)
+
+
+def test_only_the_cpu_is_built() -> None:
+    Target.find("cpu").must_be_built_here()
+    assert [target.name for target in Target.all() if target.is_built_here] == ["cpu"]
+    with pytest.raises(UserError) as caught:
+        Target.find("h100").must_be_built_here()
+    assert str(caught.value) == (
+        "The target h100 is planned: nothing can be built for it yet. "
+        "`ernie-export plan --target h100` tells what would fit; cpu can be built."
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cpuu", "No target is named 'cpuu'. Did you mean cpu? Known: cpu."),
-        ("", "No target is named ''. Known: cpu."),
+        ("cpuu", "No target is named 'cpuu'. Did you mean cpu? Known: cpu, jetson-orin-nano-8gb, "),
+        ("", "No target is named ''. Known: cpu, jetson-orin-nano-8gb, "),
     ],
 )
 def test_an_unknown_target_names_the_known_ones(name: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         Target.find(name)
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(message)

@@ -12,6 +12,7 @@ from ernie_export.errors import WorkError
 if TYPE_CHECKING:
     from ernie_export.doctor import Diagnosis
     from ernie_export.recipe import PartFormat
+    from ernie_export.target import Target
 
 
 def doctor(json: Json = False) -> None:
@@ -29,7 +30,7 @@ def doctor(json: Json = False) -> None:
 
 
 def targets(json: Json = False) -> None:
-    """List what can be built for."""
+    """List what can be built for, and what can be planned for."""
     from ernie_export.cli.outputs import TargetsOutput
     from ernie_export.target import Target
 
@@ -37,8 +38,8 @@ def targets(json: Json = False) -> None:
     if json:
         terminal.emit(TargetsOutput(targets=found))
     else:
-        rows = [(target.name, target.runtime, target.description) for target in found]
-        terminal.show(table(("target", "runtime", ""), rows))
+        titles = ("target", "status", "runtime", "memory", "GB/s", "")
+        terminal.show(table(titles, [_target(target) for target in found], right=(3, 4)))
 
 
 def recipes(json: Json = False) -> None:
@@ -55,6 +56,12 @@ def recipes(json: Json = False) -> None:
             for recipe in found
         ]
         terminal.show(table(("recipe", "experts", "head", ""), rows))
+
+
+def _target(target: Target) -> tuple[str, ...]:
+    memory = size(target.memory.bytes) if target.memory else "-"
+    bandwidth = f"{target.bandwidth.gb_per_s:,.0f}" if target.bandwidth else "-"
+    return target.name, target.status, target.runtime, memory, bandwidth, target.description
 
 
 def _format(part: PartFormat) -> str:
