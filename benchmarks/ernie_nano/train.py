@@ -86,7 +86,9 @@ def tokens_of(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
     return np.array(stream, dtype=np.int64)
 
 
-def dialogue_tokens(tokenizer: Tokenizer, pairs: list[tuple[str, str]], rng: np.random.Generator) -> np.ndarray:
+def dialogue_tokens(
+    tokenizer: Tokenizer, pairs: list[tuple[str, str]], rng: np.random.Generator
+) -> np.ndarray:
     """Dialogues of one to three turns in ERNIE's chat form, int64."""
     order = rng.permutation(len(pairs))
     stream: list[int] = []
@@ -181,7 +183,9 @@ def save(model: Ernie4_5_MoeForCausalLM, tokenizer: Tokenizer, folder: Path) -> 
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--text", type=Path, required=True, help="folder of *.rst.txt sources")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--held-out", type=Path, required=True, help="where the held-out text goes")

@@ -37,7 +37,8 @@ class EngineInfo(BaseModel):
             return cls.model_validate_json((folder / cls.FILE).read_bytes())
         except FileNotFoundError as error:
             raise UserError(
-                f"{folder} holds no {cls.FILE}", "Name the folder of a bundle that `ernie-export build` wrote."
+                f"{folder} holds no {cls.FILE}",
+                "Name the folder of a bundle that `ernie-export build` wrote.",
             ) from error
         except ValidationError as error:
             first = error.errors()[0]

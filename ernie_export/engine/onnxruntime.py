@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 class OnnxRuntimeEngine:
-    def __init__(self, folder: Path, info: EngineInfo, probes: Sequence[str] = (), threads: int | None = None):
+    def __init__(
+        self, folder: Path, info: EngineInfo, probes: Sequence[str] = (), threads: int | None = None
+    ):
         import onnxruntime
 
         self.info = info
@@ -36,7 +38,9 @@ class OnnxRuntimeEngine:
         source: str | bytes = str(folder / info.graph)
         if probes:
             source = with_outputs(folder / info.graph, probes)
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(folder)
+            )
         try:
             self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's errors share no base class but this
@@ -105,10 +109,13 @@ class OnnxRuntimeSession:
             wrong = [token for token in row if not 0 <= token < vocab]
             if wrong:
                 raise UserError(
-                    f"token id {wrong[0]} is outside the vocabulary of {vocab}", f"Token ids run from 0 to {vocab - 1}."
+                    f"token id {wrong[0]} is outside the vocabulary of {vocab}",
+                    f"Token ids run from 0 to {vocab - 1}.",
                 )
 
-    def _run(self, span: range, rows: list[list[int]], all_logits: bool, fed: Fed, wanted: list[bool]) -> None:
+    def _run(
+        self, span: range, rows: list[list[int]], all_logits: bool, fed: Fed, wanted: list[bool]
+    ) -> None:
         """Run the slots `span` of the batch on `rows`, equally long, whose tokens are already noted."""
         new = len(rows[0])
         lengths = np.array([len(self.tokens[slot]) for slot in span])
@@ -126,11 +133,15 @@ class OnnxRuntimeSession:
             binding.bind_input(f"past_key_values.{name}", *place)
             binding.bind_output(f"present.{name}", *place)
         self.engine.session.run_with_iobinding(binding)
-        logits, *probed = (value.numpy() for value in binding.get_outputs()[: len(names)])  # in the order of binding
+        logits, *probed = (
+            value.numpy() for value in binding.get_outputs()[: len(names)]
+        )  # in the order of binding
         for row, (slot, want) in enumerate(zip(span, wanted, strict=True)):
             if want:
                 fed.logits[slot] = logits[row] if all_logits else logits[row, -1:]
-                fed.probes[slot] = {name: value[row] for name, value in zip(self.engine.probes, probed, strict=True)}
+                fed.probes[slot] = {
+                    name: value[row] for name, value in zip(self.engine.probes, probed, strict=True)
+                }
 
 
 def with_outputs(graph: Path, names: Sequence[str]) -> bytes:
@@ -141,7 +152,9 @@ def with_outputs(graph: Path, names: Sequence[str]) -> bytes:
     known = {output for node in model.graph.node for output in node.output}
     missing = [name for name in names if name not in known]
     if missing:
-        raise WorkError(f"{graph} has no value named {missing[0]}", "Build the bundle again with this version.")
+        raise WorkError(
+            f"{graph} has no value named {missing[0]}", "Build the bundle again with this version."
+        )
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     return model.SerializeToString()
 

@@ -89,7 +89,9 @@ def translations() -> dict[Any, Callable[..., Any]]:
 
     def linear(x: Any, weight: Any, scales: Any, bits: int, block_size: int) -> Any:
         n, blocks = scales.shape
-        return op.QuantizedLinear(x, weight, scales, N=n, K=blocks * block_size, bits=bits, block_size=block_size)
+        return op.QuantizedLinear(
+            x, weight, scales, N=n, K=blocks * block_size, bits=bits, block_size=block_size
+        )
 
     def embedding(ids: Any, weight: Any, scales: Any, bits: int, block_size: int) -> Any:
         return op.QuantizedEmbedding(ids, weight, scales, bits=bits, block_size=block_size)

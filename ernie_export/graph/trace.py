@@ -109,7 +109,9 @@ def name_probes(model: ir.Model) -> None:
             layer_after = int(weight.name.split(".")[1])
             x.name = f"layers.{layer_after - 1}.output" if layer_after else "embedding.output"
         elif weight.name == "norm.weight":
-            layers = sum(value.name.startswith("present.") for value in model.graph.outputs if value.name) // 2
+            layers = (
+                sum(value.name.startswith("present.") for value in model.graph.outputs if value.name) // 2
+            )
             x.name = f"layers.{layers - 1}.output"
 
 
@@ -121,7 +123,13 @@ def mark_float_experts(model: ir.Model) -> None:
 
 def forget_origin(model: ir.Model) -> None:
     """Drop what torch notes of files and lines here: the same model must give the same bytes anywhere."""
-    holders: list[Any] = [model, model.graph, *model.graph, *model.graph.inputs, *model.graph.initializers.values()]
+    holders: list[Any] = [
+        model,
+        model.graph,
+        *model.graph,
+        *model.graph.inputs,
+        *model.graph.initializers.values(),
+    ]
     for node in model.graph:
         holders += node.outputs
     for holder in holders:

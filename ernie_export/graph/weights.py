@@ -107,7 +107,9 @@ def read_layout(graph: Path) -> list[WeightFile]:
     return [WeightFile(path, tuple(sorted(found, key=lambda s: s.offset))) for path, found in files.items()]
 
 
-def write(file: WeightFile, checkpoint: Checkpoint, parts: Parts, target: Path, advance: Callable[[int], None]) -> str:
+def write(
+    file: WeightFile, checkpoint: Checkpoint, parts: Parts, target: Path, advance: Callable[[int], None]
+) -> str:
     """Quantize and write one file; return its SHA-256. `advance` gets the bytes written.
 
     Raises:
@@ -189,7 +191,9 @@ def source_of(name: str, checkpoint: Checkpoint) -> str:
         return f"model.layers.{layer}.{LAYER_SOURCES[rest.removesuffix('.weight')]}.weight"
     tied = checkpoint.config.tie_word_embeddings
     head = "model.embed_tokens.weight" if tied else "lm_head.weight"
-    return {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}.get(name, head)
+    return {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}.get(
+        name, head
+    )
 
 
 def plain(stored: Stored, checkpoint: Checkpoint) -> Array:

@@ -48,6 +48,7 @@ class Stored(nn.Module):
             for stored, value in rows(name, shape, form).items():
                 self.register_buffer(stored, value)
 
+
 class Matrix(Stored):
     """N rows of K columns, stored as `weight` (and `scales`)."""
 
@@ -199,7 +200,11 @@ class Ernie(nn.Module):
         self.head = None if shared else Linear(vocab, hidden, parts.head)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[tuple[Tensor, Tensor]]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        past: list[tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         seqlens_k = (attention_mask.sum(dim=-1) - 1).to(torch.int32)
         total = torch.scalar_tensor(attention_mask.shape[1], dtype=torch.int32)

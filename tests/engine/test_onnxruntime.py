@@ -91,7 +91,7 @@ def test_last_logits_only(engine: OnnxRuntimeEngine, ids: list[int]) -> None:
 
 def test_truncate_forgets(engine: OnnxRuntimeEngine, ids: list[int], want: ReferenceOutput) -> None:
     session = engine.start()
-    session.feed([ids[:10] + [9, 8, 7]])
+    session.feed([[*ids[:10], 9, 8, 7]])
     session.truncate(0, 10)
     fed = session.feed([ids[10:30]], all_logits=True)
     check(fed.logits[0], fed.probes[0], want, 10)
@@ -148,7 +148,11 @@ def test_cache_is_not_copied(bundle: BuiltBundle, ids: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "said"),
-    [([[5] * 17], "17 tokens do not fit into a cache of 16"), ([[1536]], "token id 1536 is outside"), ([[-1]], "-1")],
+    [
+        ([[5] * 17], "17 tokens do not fit into a cache of 16"),
+        ([[1536]], "token id 1536 is outside"),
+        ([[-1]], "-1"),
+    ],
 )
 def test_wrong_feeds_are_refused_and_change_nothing(
     engine: OnnxRuntimeEngine, rows: list[list[int]], said: str
@@ -170,7 +174,7 @@ def test_wrong_openings_are_refused(bundle: BuiltBundle, engine: OnnxRuntimeEngi
     shutil.copytree(bundle("int4"), copy)
     graph = (copy / "model.onnx").read_bytes()
     (copy / "model.onnx").write_bytes(graph[: len(graph) // 2])
-    with pytest.raises(WorkError, match="ONNX Runtime .* refuses"):
+    with pytest.raises(WorkError, match=r"ONNX Runtime .* refuses"):
         open_engine(copy)
     (copy / "model.onnx").write_bytes(graph)
     weights = copy / "weights" / "layer-003.bin"

@@ -63,7 +63,12 @@ def test_trace_holds_no_weights(nano: Path) -> None:
     """A shape of 300 GB traces as easily as a small one."""
     small = ErnieConfig.read(nano)
     huge = small.model_copy(
-        update={"hidden_size": 8192, "moe_num_experts": 64, "moe_intermediate_size": 65536, "num_hidden_layers": 2}
+        update={
+            "hidden_size": 8192,
+            "moe_num_experts": 64,
+            "moe_intermediate_size": 65536,
+            "num_hidden_layers": 2,
+        }
     )
     model = trace.trace(huge, Recipe.find("int4").parts, 64)
     assert sum(file.size for file in write.weight_files(model)) > 40e9

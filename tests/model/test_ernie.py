@@ -49,7 +49,9 @@ def test_fp32_equals_transformers(nano: Path, tmp_path: Path) -> None:
     positions = torch.arange(24).expand(2, -1)
     whole, _ = model(ids, torch.ones(2, 24, dtype=torch.int64), positions, empty_cache(checkpoint, 2))
     torch.testing.assert_close(whole, want, atol=1e-4, rtol=0)
-    first, cache = model(ids[:, :9], torch.ones(2, 9, dtype=torch.int64), positions[:, :9], empty_cache(checkpoint, 2))
+    first, cache = model(
+        ids[:, :9], torch.ones(2, 9, dtype=torch.int64), positions[:, :9], empty_cache(checkpoint, 2)
+    )
     rest, _ = model(ids[:, 9:], torch.ones(2, 24, dtype=torch.int64), positions[:, 9:], cache)
     torch.testing.assert_close(torch.cat((first, rest), 1), want, atol=1e-4, rtol=0)
 

@@ -36,7 +36,9 @@ def test_int4_is_low_nibble_first_and_offset_binary() -> None:
 
 
 @given(forms, st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32 - 1), st.floats(1e-3, 1e3))
-def test_error_is_at_most_half_a_step(form: PartFormat, rows: int, blocks: int, seed: int, size: float) -> None:
+def test_error_is_at_most_half_a_step(
+    form: PartFormat, rows: int, blocks: int, seed: int, size: float
+) -> None:
     assert form.block_size
     weight = matrix(rows, blocks * form.block_size, seed) * np.float32(size)
     packed = formats.quantize(weight, form)

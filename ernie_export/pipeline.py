@@ -1,0 +1,333 @@
+"""The road: the only file that knows the order of the stages.
+
+    checkpoint → graph → weights → engine → validate → bundle
+
+A build works in `.NAME.partial` beside its output.  Each stage writes a file beside its final name,
+syncs it and renames it in place; `journal.json` then notes the file with the digest of everything
+it was made from (its key).  A killed build therefore goes on at the last finished file, and a file
+whose inputs changed is made anew.  The finished folder is sealed by a manifest and renamed in place.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ernie_export import atomic
+from ernie_export.bundle.manifest import Manifest
+from ernie_export.bundle.write import publish, seal
+from ernie_export.checkpoint.checkpoint import Checkpoint
+from ernie_export.engine import genai
+from ernie_export.engine.interface import EngineInfo
+from ernie_export.errors import UserError, WorkError
+from ernie_export.progress import Progress, Silent, Step
+from ernie_export.validate import environment
+from ernie_export.validate.report import Claim, Report
+from ernie_export.validate.run import validate
+
+if TYPE_CHECKING:
+    from ernie_export.recipe import Recipe
+    from ernie_export.target import Target
+
+GRAPH = "model.onnx"
+RECIPE = "recipe.toml"
+#: What a bundle takes over from the checkpoint, where it is there.
+TEXTS = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "chat_template.jinja", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+SAMPLE_PROMPT = "The Python interpreter"
+SAMPLE_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    bundle: Path
+    report: Path
+    verdict: Literal["passed", "failed"]
+    reused: bool
+    report_data: Report
+    sample: str | None
+
+
+def build(
+    checkpoint_folder: Path,
+    target: Target,
+    recipe: Recipe,
+    output: Path,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Make the bundle `output`, or find that it is there already.
+
+    A build whose gates fail leaves no bundle: its report is written to `NAME.report.json` beside the
+    output, and the work stays for the next try.
+
+    Raises:
+        UserError: the checkpoint, the recipe or the output does not fit.
+        WorkError: the machine failed, for example a full disk; the build can be resumed.
+    """
+    progress = progress or Silent()
+    checkpoint = Checkpoint.open(checkpoint_folder)
+    recipe = recipe.model_copy(update={"context": context_of(checkpoint, recipe)})
+    output = output.absolute()
+    partial = output.parent / f".{output.name}.partial"
+    if output.exists() and not replace:
+        difference = unlike(output, checkpoint, recipe, target, progress)
+        if difference:
+            raise UserError(
+                f"{output} exists and {difference}",
+                "Name another --output, or add --replace to build over it.",
+            )
+        shutil.rmtree(partial, ignore_errors=True)
+        report = Report.read(output / Report.FILE)
+        return BuildResult(output, output / Report.FILE, report.verdict, True, report, None)
+    partial.mkdir(parents=True, exist_ok=True)
+    with locked(partial):
+        work = Work(partial, progress)
+        write_graph(work, checkpoint, recipe, target)
+        write_weights(work, checkpoint, recipe)
+        write_texts(work, checkpoint, recipe, target)
+        work.leave_only_what_was_made()
+        result = validate_and_publish(work, checkpoint, recipe, target, output, replace)
+        if result.verdict == "passed":
+            shutil.rmtree(partial)
+        return result
+
+
+def unlike(output: Path, checkpoint: Checkpoint, recipe: Recipe, target: Target, progress: Progress) -> str:
+    """In what the bundle that stands there is not this build; empty if it is. Sizes are checked, bytes are not."""
+    try:
+        manifest = Manifest.read(output)
+        its_recipe = (output / RECIPE).read_bytes()
+        sizes = {name: (output / name).stat().st_size for name in manifest.files}
+    except (UserError, OSError):
+        return "is no whole bundle"
+    if manifest.target != target.name:
+        return f"is for the target {manifest.target}"
+    if its_recipe != recipe.to_toml().encode():
+        return "was made by another recipe"
+    if any(sizes[name] != entry.size for name, entry in manifest.files.items()):
+        return "is damaged"
+    now = environment.software()
+    changed = [name for name in manifest.software | now if manifest.software.get(name) != now.get(name)]
+    if changed:
+        return f"was made by another version of {changed[0]} ({manifest.software.get(changed[0])})"
+    if manifest.checkpoint.fingerprint != checkpoint.fingerprint(progress):
+        return "was made from another checkpoint"
+    return ""
+
+
+def context_of(checkpoint: Checkpoint, recipe: Recipe) -> int:
+    promised = checkpoint.config.max_position_embeddings
+    if recipe.context and recipe.context > promised:
+        raise UserError(
+            f"the recipe asks for a context of {recipe.context}, the checkpoint promises {promised}",
+            f"Set `context` in the recipe to at most {promised}.",
+        )
+    return recipe.context or promised
+
+
+@contextmanager
+def locked(partial: Path) -> Iterator[None]:
+    """Hold the partial build alone; the lock goes with the process, however it ends."""
+    with (partial / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise WorkError(
+                f"another build is at work in {partial}", "Wait for it, or name another --output."
+            ) from error
+        yield
+
+
+class Work:
+    """A partial build: its folder, and what its journal says is finished."""
+
+    def __init__(self, partial: Path, progress: Progress):
+        self.folder = partial / "bundle"
+        self.folder.mkdir(exist_ok=True)
+        self.progress = progress
+        self.digests: dict[str, str] = {}
+        """SHA-256 by path of every file of this build."""
+        self._journal = partial / "journal.json"
+        self._lock = threading.Lock()
+        try:
+            self._done: dict[str, dict[str, Any]] = json.loads(self._journal.read_bytes())
+        except (FileNotFoundError, ValueError):
+            self._done = {}
+
+    def make(self, path: str, key: str, writer: Callable[[Path], str]) -> None:
+        """Make one file with `writer` (which syncs it and returns its SHA-256), unless it is there with this key."""
+        done, final = self._done.get(path), self.folder / path
+        if not (done and done["key"] == key and final.is_file() and final.stat().st_size == done["size"]):
+            final.parent.mkdir(exist_ok=True)
+            beside = final.with_name(f".{final.name}.part")
+            sha256 = writer(beside)
+            os.rename(beside, final)
+            atomic.sync(final.parent)
+            done = {"key": key, "sha256": sha256, "size": final.stat().st_size}
+            with self._lock:
+                self._done[path] = done
+                atomic.write(self._journal, json.dumps(self._done, indent=1, sort_keys=True).encode())
+        self.digests[path] = done["sha256"]
+
+    def make_bytes(self, path: str, data: bytes) -> None:
+        """Make a small file; its content is its own key."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.make(path, sha256, lambda beside: put(beside, data))
+
+    def leave_only_what_was_made(self) -> None:
+        """Remove what an earlier try with another recipe left in the folder."""
+        for path in self.folder.rglob("*"):
+            if path.is_file() and path.relative_to(self.folder).as_posix() not in self.digests:
+                path.unlink()
+
+
+def put(path: Path, data: bytes) -> str:
+    """Write and sync a file; return its SHA-256."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
+def key_of(*inputs: Any) -> str:
+    """The digest of everything a file is made from, the versions of the software included."""
+    text = json.dumps([*inputs, environment.software()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_graph(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Target) -> None:
+    config, context = checkpoint.config, context_of(checkpoint, recipe)
+
+    def writer(beside: Path) -> str:
+        from ernie_export.graph import onnxruntime, trace, write
+
+        with work.progress.step("Trace the graph"):
+            model = trace.trace(config, recipe.parts, context)
+            files = write.weight_files(model)
+            proto = write.assemble(model, files, target.bodies, onnxruntime.SHIPPED_ACCURACY_LEVEL)
+            return put(beside, write.serialize(proto))
+
+    parts = recipe.parts.model_dump(mode="json")
+    work.make(GRAPH, key_of(config.model_dump(mode="json"), parts, context, target.bodies), writer)
+
+
+def write_weights(work: Work, checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Quantize and write the weight files, as many at once as there are cores."""
+    from ernie_export.graph import weights
+
+    files = weights.read_layout(work.folder / GRAPH)
+    identity, parts = checkpoint.identity(), recipe.parts.model_dump(mode="json")
+
+    def make(file: weights.WeightFile, step: Step) -> None:
+        def writer(beside: Path) -> str:
+            sha256 = weights.write(file, checkpoint, recipe.parts, beside, step.advance)
+            for name in weights.sources_of(file, checkpoint):
+                checkpoint.digest(name)  # its pages are in memory now, and the fingerprint needs it later
+            return sha256
+
+        work.make(file.path, key_of(identity, repr(file), parts), writer)
+
+    total = sum(file.size for file in files)
+    check_space(work.folder, total)
+    with (
+        work.progress.step("Quantize and write", total, "B") as step,
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+    ):
+        futures = [pool.submit(make, file, step) for file in files]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def check_space(folder: Path, wanted: int) -> None:
+    """Say before the work that it will not fit; what a partial build wrote already counts as room."""
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = shutil.disk_usage(folder).free + there
+    if free < wanted:
+        raise WorkError(
+            f"the weights need {wanted / 1e9:.2f} GB, {folder} has room for {free / 1e9:.2f} GB",
+            "Free some space or name an --output on another disk; the build goes on where it stopped.",
+        )
+
+
+def write_texts(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Target) -> None:
+    """The small files: what the engine must know, the recipe, the tokenizer."""
+    config = checkpoint.config
+    info = EngineInfo(
+        runtime=target.runtime,
+        graph=GRAPH,
+        num_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        max_context=context_of(checkpoint, recipe),
+        moe_layers=config.moe_layers,
+        num_experts=config.moe_num_experts,
+        experts_per_token=config.moe_k,
+    )
+    work.make_bytes(EngineInfo.FILE, (info.model_dump_json(indent=1) + "\n").encode())
+    for_genai = genai.genai_config(config, GRAPH, info.max_context)
+    work.make_bytes(genai.FILE, (json.dumps(for_genai, indent=1) + "\n").encode())
+    work.make_bytes(RECIPE, recipe.to_toml().encode())
+    if not (checkpoint.path / "tokenizer.json").is_file():
+        raise UserError(
+            f"{checkpoint.path} has no tokenizer.json",
+            "Write one there with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR).",
+        )
+    for name in TEXTS:
+        if (source := checkpoint.path / name).is_file():
+            work.make_bytes(name, source.read_bytes())
+
+
+def validate_and_publish(
+    work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Target, output: Path, replace: bool
+) -> BuildResult:
+    """Measure what was built; seal it and put it in its place if it passes, else keep it back."""
+    report = validate(
+        work.folder, checkpoint.path, recipe.gates, work.progress, recipe=recipe.name, target=target.name
+    )
+    failure = output.with_name(f"{output.name}.report.json")
+    if report.verdict == "failed":
+        report.write(failure)
+        return BuildResult(output, failure, "failed", False, report, None)
+    claims = [Claim(claim="graph and weights", where="built here")]
+    seal(work.folder, report, claims, work.progress, work.digests)
+    text = sample(work.folder)
+    publish(work.folder, output, replace)
+    failure.unlink(missing_ok=True)
+    return BuildResult(output, output / Report.FILE, "passed", False, Report.read(output / Report.FILE), text)
+
+
+def sample(folder: Path) -> str:
+    """One sentence by the engine itself, for a person to see that it speaks."""
+    from ernie_export.engine.open import open_engine
+    from ernie_export.generate.generator import generate
+    from ernie_export.generate.sampling import Sampling
+    from ernie_export.generate.tokenizer import TextTokenizer
+
+    tokenizer = TextTokenizer.read(folder)
+    prompt = tokenizer.encode(SAMPLE_PROMPT)
+    engine = open_engine(folder)
+    tokens = min(SAMPLE_TOKENS, engine.info.max_context - len(prompt))
+    (made,) = generate(engine, [prompt], tokens, Sampling(), tokenizer.stop_ids)
+    text = " ".join((SAMPLE_PROMPT + tokenizer.decode(made.token_ids)).split())
+    sentence, full_stop, _ = text.partition(". ")
+    return sentence + full_stop.strip()
