@@ -1,0 +1,66 @@
+# `make help` tells what there is.  Everything is installed into .venv, at the versions of constraints.txt.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+DEMO := build/ernie-nano-int4
+HEADERS := build/onnxruntime-headers
+DOCS := build/python-doc
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
+PYTEST_FLAGS ?=
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-slow lint system-deps ernie-nano clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/.cpu ## build the embedded checkpoint for this machine's CPU, and let it speak
+	$(BIN)/ernie-export build --target cpu --output $(DEMO)
+	$(BIN)/ernie-export generate $(DEMO) --prompt "The list is" --max-tokens 32
+
+test: lint ## the linters, then every test that is not slow
+	$(PYTEST) -m "not slow" --timeout 300 $(PYTEST_FLAGS)
+
+test-slow: .venv/.dev ## the tests that take minutes
+	$(PYTEST) -m slow --timeout 3600 $(PYTEST_FLAGS)
+
+lint: .venv/.dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict ernie_export
+
+system-deps: $(HEADERS) ## what the tests need of Debian: g++ and ONNX Runtime's C++ headers
+	@command -v g++ > /dev/null || { apt-get -q update && apt-get -q install --yes g++; }
+
+ernie-nano: .venv/.cpu $(DOCS) ## train the embedded checkpoint anew: about two hours on two cores
+	$(BIN)/python benchmarks/ernie_nano/train.py --text $(DOCS)/usr/share/doc/python3.11/html/_sources \
+	    --output ernie_export/checkpoint/ernie-nano --held-out ernie_export/validate/heldout.txt \
+	    --work build/ernie-nano-work
+
+clean: ## remove what make made
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/.python:
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'Python 3.11 or newer is needed: install it, or name one with `make PYTHON=...`.' >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+# One stamp an extra: a second make installs nothing.
+.venv/.cpu .venv/.dev: .venv/.%: pyproject.toml constraints.txt | .venv/.python
+	@echo 'Installing into .venv: the first time this takes minutes.'
+	$(INSTALL) hatchling editables
+	$(INSTALL) --no-build-isolation --editable '.[$*]'
+	@touch $@
+
+$(HEADERS):
+	tests/graph/native/fetch_headers.sh $@
+
+# The text that ernie-nano learns: Debian 12's python3.11-doc, unpacked, not installed.
+$(DOCS):
+	mkdir -p $@.partial
+	cd $@.partial && apt-get -q -o APT::Sandbox::User=root download python3.11-doc && dpkg -x python3.11-doc_*.deb .
+	mv $@.partial $@
