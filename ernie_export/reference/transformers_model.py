@@ -91,7 +91,7 @@ class Reference:
         import torch
 
         mask = None if attention_mask is None else torch.from_numpy(np.asarray(attention_mask, np.int64))
-        with torch.inference_mode(), _quiet():
+        with torch.inference_mode():
             output = self._model(
                 torch.from_numpy(np.asarray(ids, np.int64)), attention_mask=mask, use_cache=False
             )
@@ -112,7 +112,7 @@ class Reference:
 
         chosen: list[int] = []
         fed, cache = torch.tensor([list(ids)]), None
-        with torch.inference_mode(), _quiet():
+        with torch.inference_mode():
             while len(chosen) < tokens:
                 output = self._model(fed, use_cache=True, **{self._cache: cache})
                 cache = getattr(output, self._cache)

@@ -1,0 +1,90 @@
+"""Finishing a bundle: its manifest and report, then its place."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ernie_export import atomic
+from ernie_export.bundle.manifest import FileEntry, Manifest, sha256_of
+from ernie_export.errors import UserError
+from ernie_export.progress import Progress, Silent
+from ernie_export.validate.report import Claim, Report
+
+
+def seal(
+    folder: Path,
+    report: Report,
+    claims: Sequence[Claim],
+    progress: Progress | None = None,
+    digests: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Write manifest.json over every file in `folder`, then report.json with the manifest's SHA-256.
+
+    `claims` are those of the build; the report adds what validation saw.  `digests` are the SHA-256 by
+    path of files that were hashed while they were written, and need not be read again.
+    """
+    known = digests or {}
+    documents = folder / Manifest.FILE, folder / Report.FILE
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in documents]
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    unread = sum(path.stat().st_size for name, path in names.items() if name not in known)
+    with (progress or Silent()).step("Seal", unread, "B") as step:
+        files = {
+            name: FileEntry(size=path.stat().st_size, sha256=known.get(name) or sha256_of(path, step))
+            for name, path in names.items()
+        }
+    manifest = Manifest(
+        checkpoint=report.checkpoint,
+        recipe=report.recipe,
+        target=report.target,
+        files=files,
+        software=report.software,
+        verdict=report.verdict,
+        claims=[*claims, *report.claims],
+    )
+    manifest.write(folder / Manifest.FILE)
+    digest = sha256_of(folder / Manifest.FILE)
+    report.model_copy(update={"manifest_sha256": digest}).write(folder / Report.FILE)
+    return manifest
+
+
+def publish(partial: Path, final: Path, replace: bool = False) -> None:
+    """Move the finished folder `partial` to `final`, both on one file system, whole or not at all.
+
+    After a kill, `final` is the old bundle or the new one; the next call removes what is left over.
+    Where the system cannot exchange two folders at once, there is a moment without `final`: a kill in
+    it leaves the old bundle beside, and the next call puts it back first.
+
+    Raises:
+        UserError: `final` exists, and `replace` is not given or it is no folder.
+    """
+    aside = final.with_name(f".{final.name}.old")
+    if aside.exists() and not final.exists():
+        os.rename(aside, final)
+    shutil.rmtree(aside, ignore_errors=True)
+    if os.path.lexists(final) and (not replace or final.is_symlink() or not final.is_dir()):
+        raise UserError(f"{final} exists", "Name another folder, or remove this one.")
+    for path in [*partial.rglob("*"), partial]:
+        atomic.sync(path)
+    if not final.exists():
+        os.rename(partial, final)
+    elif _exchange(partial, final):
+        os.rename(partial, aside)
+    else:
+        os.rename(final, aside)
+        os.rename(partial, final)
+    atomic.sync(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places at one instant; False where this system or file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)

@@ -1,0 +1,188 @@
+"""What was measured, where and how, and whether it passed: report.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from ernie_export.errors import UserError
+from ernie_export.validate.document import Document
+from ernie_export.validate.gates import GateResult
+
+Verdict = Literal["passed", "failed"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class Claim(_Record):
+    """Something said of the bundle, and where it was seen to be so."""
+
+    claim: str
+    where: Literal["planned", "built here", "ran here", "built on target", "ran on target"]
+
+
+class Source(_Record):
+    """The checkpoint."""
+
+    name: str
+    fingerprint: str
+    architecture: str
+
+
+class Inputs(_Record):
+    """What both sides were given."""
+
+    source: str
+    """The name of the text."""
+    windows: int
+    tokens: int
+    """Tokens a window."""
+    sha256: str
+    """Over the token ids of all windows, as little-endian int64."""
+
+
+class LayerReport(_Record):
+    """The routing of one MoE layer; the numbers as in metrics.routing_metrics."""
+
+    layer: int
+    agreement: float
+    experts: float
+    largest_changed_gap: float
+    score_difference: float
+
+
+class Continuation(_Record):
+    """One prompt and what both sides made of it."""
+
+    prompt: str
+    reference: str
+    export: str
+    agreement: float
+
+
+class Sizes(_Record):
+    """Bytes."""
+
+    files: dict[str, int]
+    """The graph and its weight files."""
+    parts: dict[str, int]
+    """Weights by the part of the model they belong to."""
+
+
+class SummaryRow(NamedTuple):
+    label: str
+    value: str
+    bound: str
+    """Empty where nothing was asked."""
+    passed: bool | None
+    """None where nothing was asked."""
+
+
+class Report(Document):
+    FILE: ClassVar[str] = "report.json"
+    KIND: ClassVar[str] = "report"
+    REMEDY: ClassVar[str] = "Run `ernie-export validate` again."
+
+    schema_version: Literal[1] = 1
+    tool: str
+    time: str
+    """ISO 8601, UTC."""
+    checkpoint: Source
+    recipe: str
+    target: str
+    verdict: Verdict
+    gates: list[GateResult]
+    metrics: dict[str, float]
+    layers: list[LayerReport]
+    continuations: list[Continuation]
+    inputs: Inputs
+    sizes: Sizes
+    timings: dict[str, float]
+    """Seconds by stage."""
+    software: dict[str, str]
+    machine: dict[str, str | int]
+    claims: list[Claim]
+    notes: list[str]
+    manifest_sha256: str | None = None
+    """Of the bundle's manifest.json; None before there is one."""
+    seal: str = ""
+    """SHA-256 of the report without its seal, as UTF-8 JSON with sorted keys and no spaces."""
+
+    def sealed(self) -> Self:
+        return self.model_copy(update={"seal": self._digest()})
+
+    def write(self, path: Path) -> None:
+        """Write it, sealed, so that a killed process leaves the old report or the new one."""
+        Document.write(self.sealed(), path)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The report in a file; UserError where it is none, or was edited."""
+        return cls.load(path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path) -> Self:
+        """The report in `data`; UserError where it is none, or its seal is broken."""
+        report = super().parse(data, path)
+        if report.seal != report._digest():
+            raise UserError(f"The report {path} was edited: its seal is broken", cls.REMEDY)
+        return report
+
+    def _digest(self) -> str:
+        content = json.loads(self.model_dump_json(exclude={"seal"}))
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def summary_rows(self) -> list[SummaryRow]:
+        """What a person wants to know first: every metric in HEADLINES, and every gate."""
+        gated = {gate.name: gate for gate in self.gates}
+        names = [name for name in HEADLINES if name in self.metrics or name in gated]
+        return [
+            _summary_row(name, self.metrics.get(name), gated.get(name))
+            for name in [*names, *(name for name in gated if name not in HEADLINES)]
+        ]
+
+
+HEADLINES = {
+    "logits.kl_mean": "KL divergence, mean",
+    "logits.kl_p99": "KL divergence, 99th percentile",
+    "logits.same_top1": "Same likeliest token",
+    "logits.max_difference": "Largest difference of a logit",
+    "routing.agreement": "Same experts",
+    "routing.largest_changed_gap": "Largest gap of a changed choice",
+    "perplexity.reference": "Perplexity of the checkpoint",
+    "perplexity.export": "Perplexity of the export",
+    "perplexity.ratio": "Perplexity, export over checkpoint",
+    "greedy.agreement": "Greedy text the same, mean",
+    "decode.max_difference": "Prefill against decode",
+    "batch.max_difference": "Alone against in a batch",
+    "logits.non_finite": "Logits that are no numbers",
+}
+PERCENT = ("logits.same_top1", "routing.agreement", "greedy.agreement")
+
+
+def _summary_row(name: str, value: float | None, gate: GateResult | None) -> SummaryRow:
+    def shown(number: float | None) -> str:
+        if number is None:
+            return "not measured"
+        return f"{number:.2%}" if name in PERCENT else f"{number:.4g}"
+
+    bounds: list[str] = []
+    if gate is not None:
+        bounds = [f"≥ {shown(gate.min)}"] * (gate.min is not None) + [f"≤ {shown(gate.max)}"] * (
+            gate.max is not None
+        )
+    passed = None if gate is None else gate.passed
+    return SummaryRow(HEADLINES.get(name, name), shown(value), ", ".join(bounds), passed)
+
+
+def layer_report(layer: int, metrics: dict[str, float]) -> LayerReport:
+    """From routing_metrics of one layer."""
+    fields: dict[str, Any] = {name.partition(".")[2]: value for name, value in metrics.items()}
+    return LayerReport(layer=layer, **fields)

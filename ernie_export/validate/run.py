@@ -1,0 +1,212 @@
+"""Validation: an engine against transformers' own model of the checkpoint it was built from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ernie_export
+from ernie_export.checkpoint.checkpoint import Checkpoint
+from ernie_export.engine.interface import Engine, EngineInfo
+from ernie_export.errors import WorkError
+from ernie_export.generate.generator import generate
+from ernie_export.generate.sampling import Sampling
+from ernie_export.generate.tokenizer import TextTokenizer
+from ernie_export.progress import Progress, Silent, Step
+from ernie_export.reference.transformers_model import Reference
+from ernie_export.validate import environment, identity, metrics
+from ernie_export.validate.consistency import batch_difference, decode_difference
+from ernie_export.validate.gates import Bounds, evaluate
+from ernie_export.validate.report import (
+    Claim,
+    Continuation,
+    Inputs,
+    LayerReport,
+    Report,
+    Source,
+    layer_report,
+)
+from ernie_export.validate.sample import Sample, text_windows
+from ernie_export.validate.sizes import sizes
+
+Array = np.ndarray[Any, Any]
+Opener = Callable[[Path, Sequence[str]], Engine]
+"""Opens the engine in a folder so that it shows the named tensors."""
+
+
+def validate(
+    folder: Path,
+    checkpoint: Path,
+    gates: Mapping[str, Bounds],
+    progress: Progress | None = None,
+    *,
+    recipe: str,
+    target: str,
+    sample: Sample | None = None,
+    opener: Opener | None = None,
+) -> Report:
+    """Measure the engine in `folder` against `checkpoint`; `recipe` and `target` are names for the report.
+
+    Raises:
+        UserError: the folder, the checkpoint or the sample's text cannot be read.
+        WorkError: the two cannot be compared: another tokenizer, vocabulary or set of MoE layers, or
+            weights that transformers does not load.
+    """
+    progress = progress or Silent()
+    found = _Findings(progress)
+    identity.require_same_tokenizer(folder, checkpoint)
+    source = Checkpoint.open(checkpoint)
+    with found.stage("reference"):
+        reference = Reference.open(checkpoint)
+    trial = _Trial(folder, reference, opener or _open_engine, sample or Sample(), found)
+    trial.run()
+    found.metrics["memory.peak_bytes"] = float(environment.peak_memory())
+    results = evaluate(found.metrics, _applicable(gates, reference, found.notes))
+    return Report(
+        tool=f"ernie-export {ernie_export.__version__}",
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        checkpoint=Source(
+            name=checkpoint.resolve().name,
+            fingerprint=source.fingerprint(progress),
+            architecture=source.config.architecture,
+        ),
+        recipe=recipe,
+        target=target,
+        verdict="passed" if all(result.passed for result in results) else "failed",
+        gates=results,
+        metrics=found.metrics,
+        layers=found.layers,
+        continuations=found.continuations,
+        inputs=trial.inputs(),
+        sizes=sizes(folder / trial.graph),
+        timings={stage: round(seconds, 3) for stage, seconds in found.timings.items()},
+        software=environment.software(),
+        machine=environment.machine(),
+        claims=[Claim(claim=claim, where="ran here") for claim in found.claims],
+        notes=found.notes,
+    )
+
+
+def _open_engine(folder: Path, probes: Sequence[str]) -> Engine:
+    from ernie_export.engine.open import open_engine
+
+    return open_engine(folder, probes=probes)
+
+
+def _applicable(gates: Mapping[str, Bounds], reference: Reference, notes: list[str]) -> dict[str, Bounds]:
+    """All gates, but those on routing where the checkpoint itself has no router."""
+    if reference.moe_layers:
+        return dict(gates)
+    idle = [name for name in gates if name.startswith("routing.")]
+    notes += [f"{name} does not apply: the checkpoint has no experts" for name in idle]
+    return {name: gate for name, gate in gates.items() if name not in idle}
+
+
+@dataclass
+class _Findings:
+    progress: Progress
+    metrics: dict[str, float] = field(default_factory=dict)
+    layers: list[LayerReport] = field(default_factory=list)
+    continuations: list[Continuation] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    claims: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Step]:
+        begun = time.perf_counter()
+        with self.progress.step(f"Validate: {name}", total, unit) as step:
+            yield step
+        self.timings[name] = time.perf_counter() - begun
+
+
+class _Trial:
+    """One engine, one reference, one sample."""
+
+    def __init__(self, folder: Path, reference: Reference, opener: Opener, sample: Sample, found: _Findings):
+        info = EngineInfo.read(folder)
+        identity.require_same_shape(info, reference)
+        self.graph = info.graph
+        self._folder, self._reference, self._open, self._found = folder, reference, opener, found
+        self._sample = sample.within(info.max_context)
+        self._tokenizer = TextTokenizer.read(folder)
+        self._windows = text_windows(self._sample, self._tokenizer.encode)
+
+    def inputs(self) -> Inputs:
+        count, tokens = self._windows.ids.shape
+        return Inputs(source=self._windows.source, windows=count, tokens=tokens, sha256=self._windows.sha256)
+
+    def run(self) -> None:
+        self._compare_windows()
+        if self._found.metrics["logits.non_finite"]:
+            self._found.notes.append("Nothing more was measured: the engine's logits are not all finite")
+            return
+        with self._found.stage("open"):
+            engine = self._open(self._folder, ())
+        self._check_consistency(engine)
+        self._continue_greedily(engine)
+
+    def _compare_windows(self) -> None:
+        """Logits, routing, perplexity: with the routers of the engine shown."""
+        from ernie_export.validate import runners
+
+        layers = self._reference.moe_layers
+        with self._found.stage("windows", len(self._windows.ids)) as step:
+            engine = self._open(self._folder, runners.probe_names(layers))
+            compared = runners.compare(self._reference, engine, self._windows.ids, step)
+        self._found.metrics |= metrics.logits_metrics([window.logits for window in compared])
+        by_layer = {layer: [window.routing[layer] for window in compared] for layer in layers}
+        if by_layer:
+            every = [comparison for comparisons in by_layer.values() for comparison in comparisons]
+            self._found.metrics |= metrics.routing_metrics(every)
+        self._found.layers += [
+            layer_report(layer, metrics.routing_metrics(comparisons))
+            for layer, comparisons in by_layer.items()
+        ]
+        count, tokens = self._windows.ids.shape
+        self._found.claims.append(f"logits and routing of {count} windows of {tokens} tokens")
+
+    def _check_consistency(self, engine: Engine) -> None:
+        """The engine against itself, as it ships: nothing of it shown."""
+        tokens, rows = self._sample.decode_tokens, self._sample.batch
+        windows = [ids[:tokens].tolist() for ids in self._windows.ids]
+        with self._found.stage("consistency"):
+            self._found.metrics["decode.max_difference"] = decode_difference(engine, windows[0])
+            batch = [windows[row % len(windows)] for row in range(rows)]
+            self._found.metrics["batch.max_difference"] = batch_difference(engine, batch)
+        self._found.claims += [f"decode of {len(windows[0])} tokens", f"a batch of {rows}"]
+
+    def _continue_greedily(self, engine: Engine) -> None:
+        tokens = self._sample.new_tokens
+        windows = self._windows.ids[:: max(1, len(self._windows.ids) // self._sample.prompts)]
+        prompts = [ids[: self._sample.prompt_tokens].tolist() for ids in windows[: self._sample.prompts]]
+        with self._found.stage("greedy", len(prompts)) as step:
+            try:
+                exported = [g.token_ids for g in generate(engine, prompts, tokens, Sampling(), frozenset())]
+            except WorkError as error:
+                self._found.notes.append(f"No greedy continuation: {error.cause}")
+                return
+            for prompt, export in zip(prompts, exported, strict=True):
+                self._note_continuation(prompt, self._reference.greedy(prompt, tokens), export)
+                step.advance()
+        agreements = [continuation.agreement for continuation in self._found.continuations]
+        self._found.metrics["greedy.agreement"] = float(np.mean(agreements))
+        self._found.metrics["greedy.agreement_min"] = min(agreements)
+        self._found.claims.append(f"greedy continuation of {len(prompts)} prompts by {tokens} tokens")
+
+    def _note_continuation(self, prompt: list[int], reference: list[int], export: list[int]) -> None:
+        self._found.continuations.append(
+            Continuation(
+                prompt=self._tokenizer.decode(prompt),
+                reference=self._tokenizer.decode(reference),
+                export=self._tokenizer.decode(export),
+                agreement=metrics.greedy_agreement(reference, export),
+            )
+        )

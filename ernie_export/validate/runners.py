@@ -1,0 +1,145 @@
+"""Reference and engine side by side, as two runners of NVIDIA Polygraphy.
+
+This module defines subclasses of Polygraphy's, so import it only where a comparison is to be run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from polygraphy.backend.base import BaseRunner
+from polygraphy.common import TensorMetadata
+from polygraphy.comparator import BaseCompareFunc, Comparator, IterationResult
+from polygraphy.logger import G_LOGGER
+
+from ernie_export.errors import WorkError
+from ernie_export.validate.metrics import LogitsComparison, RoutingComparison, compare_logits, compare_routing
+
+if TYPE_CHECKING:
+    from ernie_export.engine.interface import Engine
+    from ernie_export.progress import Step
+    from ernie_export.reference.transformers_model import Reference
+
+Array = np.ndarray[Any, Any]
+Outputs = OrderedDict[str, Array]
+
+
+def routing_name(layer: int, what: str) -> str:
+    """The name in the graph of what a router gives: "indices" or "scores"."""
+    return f"layers.{layer}.routing.{what}"
+
+
+def probe_names(moe_layers: Sequence[int]) -> list[str]:
+    """What the engine must show to be compared."""
+    return [routing_name(layer, what) for layer in moe_layers for what in ("indices", "scores")]
+
+
+class _Runner(BaseRunner):  # type: ignore[misc]
+    """input_ids [1,S] int64 → the same, logits [S,V], and for each MoE layer indices and scores [S,k]."""
+
+    def get_input_metadata_impl(self) -> TensorMetadata:
+        return TensorMetadata().add("input_ids", np.int64, (1, None))
+
+    def infer_impl(self, feed_dict: dict[str, Array]) -> Outputs:
+        begun = time.perf_counter()
+        ids = feed_dict["input_ids"]
+        outputs = OrderedDict(input_ids=ids, **self.run(ids))
+        self.inference_time = time.perf_counter() - begun
+        return outputs
+
+    def run(self, ids: Array) -> dict[str, Array]:
+        raise NotImplementedError
+
+
+class TransformersRunner(_Runner):
+    """Beside what every runner gives, `layers.{i}.routing.choice` [S,E]."""
+
+    def __init__(self, reference: Reference):
+        super().__init__(name="transformers")
+        self._reference = reference
+
+    def run(self, ids: Array) -> dict[str, Array]:
+        output = self._reference.run(ids)
+        outputs = {"logits": output.logits[0]}
+        for what in ("indices", "scores", "choice"):
+            by_layer: dict[int, Array] = getattr(output, what)
+            outputs |= {routing_name(layer, what): rows[0] for layer, rows in by_layer.items()}
+        return outputs
+
+
+class EngineRunner(_Runner):
+    """An engine that was opened with `probe_names`; each window gets an empty cache."""
+
+    def __init__(self, engine: Engine):
+        super().__init__(name="engine")
+        self._engine = engine
+
+    def run(self, ids: Array) -> dict[str, Array]:
+        session = self._engine.start(1, ids.shape[1])
+        fed = session.feed([ids[0].tolist()], all_logits=True)
+        return {"logits": fed.logits[0], **fed.probes[0]}
+
+
+@dataclass
+class WindowComparison:
+    logits: LogitsComparison
+    routing: dict[int, RoutingComparison]
+
+    def __bool__(self) -> bool:
+        """Polygraphy's question whether it matched; the gates say what is near enough, not this."""
+        return not self.logits.non_finite.any()
+
+
+class CompareWindow(BaseCompareFunc):  # type: ignore[misc]
+    """One window: keeps a few numbers a token, and lets go of the logits."""
+
+    def __init__(self, step: Step):
+        self._step = step
+
+    def __call__(
+        self, reference: IterationResult, export: IterationResult
+    ) -> OrderedDict[str, WindowComparison]:
+        ids = reference["input_ids"][0]
+        if not np.array_equal(ids, export["input_ids"][0]):
+            raise WorkError("Engine and reference were given different tokens", "Report this as a fault.")
+        if not np.isfinite(reference["logits"]).all():
+            raise WorkError("The checkpoint itself gives logits that are not finite", "Fetch it again.")
+        layers = [int(name.split(".")[1]) for name in reference if name.endswith("routing.choice")]
+        missing = [name for name in probe_names(layers) if name not in export]
+        if missing:
+            raise WorkError(f"The engine does not show {missing[0]}", "Build the bundle again.")
+        comparison = WindowComparison(
+            logits=compare_logits(reference["logits"], export["logits"], ids),
+            routing={layer: _compare_layer(layer, reference, export) for layer in layers},
+        )
+        self._step.advance()
+        return OrderedDict(window=comparison)
+
+
+def _compare_layer(layer: int, reference: IterationResult, export: IterationResult) -> RoutingComparison:
+    def both(what: str) -> tuple[Array, Array]:
+        return reference[routing_name(layer, what)], export[routing_name(layer, what)]
+
+    return compare_routing(both("indices"), both("scores"), reference[routing_name(layer, "choice")])
+
+
+def compare(reference: Reference, engine: Engine, windows: Array, step: Step) -> list[WindowComparison]:
+    """Both on each of `windows` [N,S] int64, one at a time: the memory does not grow with N."""
+
+    def feed() -> Iterator[dict[str, Array]]:
+        for ids in windows:
+            yield {"input_ids": ids[None]}
+
+    runners = [TransformersRunner(reference), EngineRunner(engine)]
+    debugging = logging.getLogger("ernie_export").isEnabledFor(logging.DEBUG)
+    with G_LOGGER.verbosity(G_LOGGER.VERBOSE if debugging else G_LOGGER.CRITICAL):
+        results = Comparator.run(runners, feed(), streaming=True)
+        (accuracy,) = Comparator.compare_accuracy(results, compare_func=CompareWindow(step))
+    ((_, iterations),) = accuracy.items()
+    return [iteration["window"] for iteration in iterations]
