@@ -18,8 +18,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/.cpu ## build the embedded checkpoint for this machine's CPU, and let it speak
-	$(BIN)/ernie-export build --target cpu --output $(DEMO)
-	$(BIN)/ernie-export generate $(DEMO) --prompt "The list is" --max-tokens 32
+	$(BIN)/ernie-export build --target cpu --output $(DEMO) --replace
 
 test: lint ## the linters, then every test that is not slow
 	$(PYTEST) -m "not slow" --timeout 300 $(PYTEST_FLAGS)
