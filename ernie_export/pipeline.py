@@ -10,20 +10,18 @@ whose inputs changed is made anew.  The finished folder is sealed by a manifest 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ernie_export import atomic
+from ernie_export import atomic, lock
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.write import publish, seal
 from ernie_export.checkpoint.checkpoint import Checkpoint
@@ -93,7 +91,7 @@ def build(
         report = Report.read(output / Report.FILE)
         return BuildResult(output, output / Report.FILE, report.verdict, True, report, None)
     partial.mkdir(parents=True, exist_ok=True)
-    with locked(partial):
+    with lock.held(partial):
         work = Work(partial, progress)
         write_graph(work, checkpoint, recipe, target)
         write_weights(work, checkpoint, recipe)
@@ -136,19 +134,6 @@ def context_of(checkpoint: Checkpoint, recipe: Recipe) -> int:
             f"Set `context` in the recipe to at most {promised}.",
         )
     return recipe.context or promised
-
-
-@contextmanager
-def locked(partial: Path) -> Iterator[None]:
-    """Hold the partial build alone; the lock goes with the process, however it ends."""
-    with (partial / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise WorkError(
-                f"another build is at work in {partial}", "Wait for it, or name another --output."
-            ) from error
-        yield
 
 
 class Work:

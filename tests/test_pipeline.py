@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_export import pipeline
+from ernie_export import lock, pipeline
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.verify import verify
 from ernie_export.errors import UserError, WorkError
@@ -120,7 +120,7 @@ def test_another_build_is_not_overwritten(bundle: BuiltBundle, nano: Path, tmp_p
     assert contents(output) == contents(bundle("int4"))
     result = pipeline.build(nano, CPU, recipe, output, replace=True)
     assert result.verdict == "passed" and not result.reused
-    assert 'context = 256\n' in (output / "recipe.toml").read_text()
+    assert "context = 256\n" in (output / "recipe.toml").read_text()
     (output / "weights" / "rope.bin").write_bytes(b"short")
     with pytest.raises(UserError, match="is damaged"):
         pipeline.build(nano, CPU, recipe, output)
@@ -179,7 +179,9 @@ def test_killed_at_every_boundary(bundle: BuiltBundle, nano: Path, tmp_path: Pat
 
 
 @pytest.mark.timeout(600)
-def test_killed_in_the_weight_writer_and_while_validating(bundle: BuiltBundle, nano: Path, tmp_path: Path) -> None:
+def test_killed_in_the_weight_writer_and_while_validating(
+    bundle: BuiltBundle, nano: Path, tmp_path: Path
+) -> None:
     """Twice on one build, then to the end."""
     output = tmp_path / "bundle"
     code, lines = run_killed(nano, output, 14)
@@ -195,8 +197,8 @@ def test_killed_in_the_weight_writer_and_while_validating(bundle: BuiltBundle, n
 def test_two_builds_do_not_share_their_work(nano: Path, tmp_path: Path) -> None:
     (tmp_path / ".bundle.partial").mkdir()
     with (
-        pipeline.locked(tmp_path / ".bundle.partial"),
-        pytest.raises(WorkError, match="another build is at work"),
+        lock.held(tmp_path / ".bundle.partial"),
+        pytest.raises(WorkError, match="another run is at work"),
     ):
         pipeline.build(nano, CPU, Recipe.find("int4"), tmp_path / "bundle")
 
