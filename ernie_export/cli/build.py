@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def _target_names() -> list[str]:
     from ernie_export.target import Target
 
-    return [target.name for target in Target.all()]
+    return [target.name for target in Target.all() if target.is_built_here]
 
 
 def _recipe_names() -> list[str]:
@@ -54,6 +54,7 @@ def build(
     from ernie_export.target import Target
 
     chosen = Target.find(target), Recipe.find(recipe)
+    chosen[0].must_be_built_here()
     from ernie_export import pipeline
 
     with terminal.progress() as progress:

@@ -147,9 +147,9 @@ def test_debug_shows_the_traceback_too(run, failing, place: list[str]) -> None:
 
 @pytest.mark.parametrize("place", [["--quiet", "generate"], ["generate", "--quiet"]])
 def test_global_options_may_stand_anywhere_but_behind_a_double_dash(
-    run, bundle: Path, place: list[str]
+    run, small_bundle: Path, place: list[str]
 ) -> None:
-    answer = run(*place, bundle, "--prompt", "x", "--max-tokens", "1")
+    answer = run(*place, small_bundle, "--prompt", "x", "--max-tokens", "1")
     assert answer.code == 0
     assert run("recipes", "--", "--quiet").code == 2
 

@@ -1,37 +1,16 @@
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
-import sys
-
 import pytest
 from rich.text import Text
 
 from ernie_export.cli.terminal import facts, table, terminal
 from ernie_export.progress import Silent
+from tests.cli.pseudo_terminal import in_a_terminal
 
 
 @pytest.fixture(autouse=True)
 def loud(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "quiet", False)
-
-
-def in_a_terminal(code: str, stdin: bytes = b"") -> str:
-    """What a terminal is sent by this Python code; `stdin` is typed."""
-    ours, theirs = pty.openpty()
-    os.write(ours, stdin)
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    sent = b""
-    try:
-        while piece := os.read(ours, 4096):
-            sent += piece
-    except OSError:  # the terminal is gone once the process is
-        pass
-    os.close(ours)
-    assert process.wait() == 0, sent.decode()
-    return sent.decode()
 
 
 def test_piped_tables_are_plain_whole_and_without_padding(capsys: pytest.CaptureFixture[str]) -> None:

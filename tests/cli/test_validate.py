@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from ernie_export.bundle.manifest import FileEntry, Manifest
+from ernie_export.checkpoint import embedded
+from ernie_export.recipe import Recipe
+from ernie_export.validate import run as validate_run
+from ernie_export.validate.report import Report, Source
+
+
+@pytest.fixture
+def sealed(tmp_path: Path, report) -> Path:
+    """A bundle that holds a recipe and nothing else, with a true manifest and report."""
+    text = Recipe.find("int8").to_toml().encode()
+    (tmp_path / "recipe.toml").write_bytes(text)
+    Manifest(
+        checkpoint=Source(name="tiny", fingerprint="f" * 64, architecture="Ernie4_5_MoeForCausalLM"),
+        recipe="int8",
+        target="cpu",
+        files={"recipe.toml": FileEntry(size=len(text), sha256=hashlib.sha256(text).hexdigest())},
+        software={},
+        verdict="passed",
+        claims=[],
+    ).write(tmp_path / Manifest.FILE)
+    digest = hashlib.sha256((tmp_path / Manifest.FILE).read_bytes()).hexdigest()
+    report(True).model_copy(update={"manifest_sha256": digest}).write(tmp_path / Report.FILE)
+    return tmp_path
+
+
+@pytest.mark.parametrize("passed", [True, False])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_validate_judges_by_the_recipe_of_the_bundle(
+    run, sealed: Path, report, monkeypatch: pytest.MonkeyPatch, passed: bool, form: list[str]
+) -> None:
+    asked = []
+
+    def validate(folder, checkpoint, gates, progress, *, recipe, target) -> Report:
+        asked.append((folder, checkpoint, gates, recipe, target))
+        return report(passed)
+
+    monkeypatch.setattr(validate_run, "validate", validate)
+    ran = run("validate", sealed, *form)
+    assert asked == [(sealed, embedded.folder(), Recipe.find("int8").gates, "int8", "cpu")]
+    assert ran.code == (0 if passed else 1)
+    assert ran.err == (
+        ""
+        if passed
+        else "error: 1 of 1 gates failed (logits.same_top1). Build with a recipe that keeps more bits.\n"
+    )
+    if form:
+        assert Report.model_validate_json(ran.out) == report(passed)
+    else:
+        assert "Same likeliest token" in ran.out
+
+    run("validate", sealed, "--against", sealed)
+    assert asked[-1][1] == sealed
+
+
+@pytest.mark.parametrize("command", ["validate", "verify"])
+def test_a_folder_that_is_no_bundle(run, tmp_path: Path, command: str) -> None:
+    ran = run(command, tmp_path)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: ") and Manifest.FILE in ran.err and ran.err.count("\n") == 1
+
+
+def test_verify_of_a_whole_bundle(run, sealed: Path) -> None:
+    ran = run("verify", sealed)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith("1 files, ") and ran.out.endswith(" bytes: all as they were built\n")
+
+
+def test_verify_names_what_is_wrong(run, sealed: Path) -> None:
+    (sealed / "recipe.toml").write_text("name = 'other'")
+    ran = run("verify", sealed)
+    assert ran.code == 1
+    assert [line.split()[0] for line in ran.out.splitlines()] == ["file", "recipe.toml"]
+    assert ran.err == f"error: {sealed} is not what was built. Fetch or build the bundle again.\n"
