@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ernie_export.checkpoint import fingerprints
+from ernie_export.checkpoint import fingerprints, synthetic
 from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.checkpoint.layout import EMBEDDING, HEAD
 from ernie_export.checkpoint.matching import match
@@ -52,7 +52,7 @@ class Checkpoint:
         self._files = {shard: TensorFile(shard) for shard in shards.paths}
         matched = match(config, gather(list(self._files.values()), shards), path)
         self.tensors = matched.tensors
-        self.notes: list[str] = []
+        self.notes: list[str] = [said] if (said := synthetic.note(path)) else []
         if not shards.index and (path / INDEX).is_file():
             self.notes.append(f"{INDEX} is ignored: there is a {SINGLE}, and transformers reads that one")
         if ahead := matched.multi_token_prediction:
