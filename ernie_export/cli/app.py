@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ernie_export import __version__
-from ernie_export.cli import build, chat, generate, inspect, machine, validate
+from ernie_export.cli import build, chat, generate, inspect, machine, synthesize, validate
 from ernie_export.cli.terminal import terminal
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command()(validate.validate)
 app.command()(validate.verify)
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.command()(synthesize.synthesize)
 app.command()(machine.doctor)
 app.command()(machine.targets)
 app.command()(machine.recipes)

@@ -14,7 +14,18 @@ import ernie_export
 from ernie_export.errors import UserError, WorkError
 
 PROGRAM = [sys.executable, "-m", "ernie_export"]
-COMMANDS = ["inspect", "build", "validate", "verify", "generate", "chat", "doctor", "targets", "recipes"]
+COMMANDS = [
+    "inspect",
+    "build",
+    "validate",
+    "verify",
+    "generate",
+    "chat",
+    "synthesize",
+    "doctor",
+    "targets",
+    "recipes",
+]
 HEAVY = ["torch", "transformers", "onnx", "onnxruntime", "polygraphy", "numpy", "rich", "tokenizers"]
 
 
