@@ -110,9 +110,19 @@ def logits_metrics(windows: Sequence[LogitsComparison]) -> dict[str, float]:
     }
 
 
+KL_EDGES = 10.0 ** (np.arange(-32, 5) / 4)
+"""Nats: four bins a decade from 1e-8 to 10, the same for all exports, so that histograms can be compared."""
+
+
+def kl_counts(windows: Sequence[LogitsComparison]) -> Array:
+    """The tokens by KL: below the first of KL_EDGES, between each two, from the last on; NaN is with these."""
+    kl = np.concatenate([window.kl for window in windows])
+    return np.bincount(np.searchsorted(KL_EDGES, kl, side="right"), minlength=len(KL_EDGES) + 1)
+
+
 @dataclass
 class RoutingComparison:
-    """The choices of one router, token by token, [S] each."""
+    """The choices of one router, token by token, [S] each but `chosen`."""
 
     same: Array
     """Whether the same experts were chosen, in whatever order."""
@@ -123,6 +133,8 @@ class RoutingComparison:
     less that of the worst it took instead; else 0."""
     score_difference: Array
     """The largest absolute difference of the weight of an expert that both chose."""
+    chosen: Array
+    """[3,E] int64: for how many tokens the reference chose each expert, the export did, both did."""
 
 
 def compare_routing(
@@ -149,6 +161,7 @@ def compare_routing(
         shared=both.sum(-1) / reference.sum(-1),
         gap=np.where(same, 0.0, gap),
         score_difference=np.where(np.isnan(difference), np.inf, difference),
+        chosen=np.stack([reference.sum(0), export.sum(0), both.sum(0)]),
     )
 
 
@@ -156,7 +169,7 @@ def routing_metrics(comparisons: Sequence[RoutingComparison]) -> dict[str, float
     """The numbers of all choices in `comparisons` together: of one layer, or of all."""
     same, shared, gap, score_difference = (
         np.concatenate([getattr(comparison, field) for comparison in comparisons])
-        for field in RoutingComparison.__dataclass_fields__
+        for field in ("same", "shared", "gap", "score_difference")
     )
     return {
         "routing.agreement": float(same.mean()),
@@ -164,6 +177,27 @@ def routing_metrics(comparisons: Sequence[RoutingComparison]) -> dict[str, float
         "routing.largest_changed_gap": float(gap.max()),
         "routing.score_difference": float(score_difference.max()),
     }
+
+
+@dataclass
+class ExpertMetrics:
+    """One layer, expert by expert."""
+
+    expert_agreement: list[float | None]
+    """Of the tokens for which either side chose the expert, the part for which both did; None: neither."""
+    expert_load_reference: list[float]
+    """The part of the tokens for which the reference chose it; k/E where all have the same."""
+    expert_load: list[float]
+    """The same of the export."""
+
+
+def expert_metrics(comparisons: Sequence[RoutingComparison]) -> ExpertMetrics:
+    """The choices in `comparisons` together, all of one layer."""
+    reference, export, both = np.sum([comparison.chosen for comparison in comparisons], axis=0)
+    tokens = sum(len(comparison.same) for comparison in comparisons)
+    either = reference + export - both
+    agreement = [float(a / b) if b else None for a, b in zip(both.tolist(), either.tolist(), strict=True)]
+    return ExpertMetrics(agreement, (reference / tokens).tolist(), (export / tokens).tolist())
 
 
 def _members(indices: Array, size: int) -> Array:

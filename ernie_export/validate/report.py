@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.errors import UserError
 from ernie_export.validate.document import Document
 from ernie_export.validate.gates import GateResult
+
+if TYPE_CHECKING:
+    from ernie_export.validate.metrics import ExpertMetrics
 
 Verdict = Literal["passed", "failed"]
 
@@ -55,6 +59,17 @@ class LayerReport(_Record):
     experts: float
     largest_changed_gap: float
     score_difference: float
+    expert_agreement: list[float | None] = []
+    """By expert, as in metrics.ExpertMetrics, and so are the next two."""
+    expert_load_reference: list[float] = []
+    expert_load: list[float] = []
+
+
+class Histogram(_Record):
+    edges: list[float]
+    """Ascending."""
+    counts: list[int]
+    """One more than edges: below the first, between each two, from the last on."""
 
 
 class Continuation(_Record):
@@ -100,6 +115,8 @@ class Report(Document):
     gates: list[GateResult]
     metrics: dict[str, float]
     layers: list[LayerReport]
+    kl_histogram: Histogram | None = None
+    """Tokens by the KL divergence of their logits, in nats; NaN is counted last."""
     continuations: list[Continuation]
     inputs: Inputs
     sizes: Sizes
@@ -182,7 +199,7 @@ def _summary_row(name: str, value: float | None, gate: GateResult | None) -> Sum
     return SummaryRow(HEADLINES.get(name, name), shown(value), ", ".join(bounds), passed)
 
 
-def layer_report(layer: int, metrics: dict[str, float]) -> LayerReport:
-    """From routing_metrics of one layer."""
+def layer_report(layer: int, metrics: dict[str, float], experts: ExpertMetrics | None = None) -> LayerReport:
+    """From routing_metrics and expert_metrics of one layer."""
     fields: dict[str, Any] = {name.partition(".")[2]: value for name, value in metrics.items()}
-    return LayerReport(layer=layer, **fields)
+    return LayerReport(layer=layer, **fields, **(asdict(experts) if experts else {}))

@@ -27,6 +27,7 @@ from ernie_export.validate.gates import Bounds, evaluate
 from ernie_export.validate.report import (
     Claim,
     Continuation,
+    Histogram,
     Inputs,
     LayerReport,
     Report,
@@ -83,6 +84,7 @@ def validate(
         gates=results,
         metrics=found.metrics,
         layers=found.layers,
+        kl_histogram=found.kl_histogram,
         continuations=found.continuations,
         inputs=trial.inputs(),
         sizes=sizes(folder / trial.graph),
@@ -114,6 +116,7 @@ class _Findings:
     progress: Progress
     metrics: dict[str, float] = field(default_factory=dict)
     layers: list[LayerReport] = field(default_factory=list)
+    kl_histogram: Histogram | None = None
     continuations: list[Continuation] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     claims: list[str] = field(default_factory=list)
@@ -161,13 +164,17 @@ class _Trial:
         with self._found.stage("windows", len(self._windows.ids)) as step:
             engine = self._open(self._folder, runners.probe_names(layers))
             compared = runners.compare(self._reference, engine, self._windows.ids, step)
-        self._found.metrics |= metrics.logits_metrics([window.logits for window in compared])
+        logits = [window.logits for window in compared]
+        self._found.metrics |= metrics.logits_metrics(logits)
+        self._found.kl_histogram = Histogram(
+            edges=metrics.KL_EDGES.tolist(), counts=metrics.kl_counts(logits).tolist()
+        )
         by_layer = {layer: [window.routing[layer] for window in compared] for layer in layers}
         if by_layer:
             every = [comparison for comparisons in by_layer.values() for comparison in comparisons]
             self._found.metrics |= metrics.routing_metrics(every)
         self._found.layers += [
-            layer_report(layer, metrics.routing_metrics(comparisons))
+            layer_report(layer, metrics.routing_metrics(comparisons), metrics.expert_metrics(comparisons))
             for layer, comparisons in by_layer.items()
         ]
         count, tokens = self._windows.ids.shape

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ernie_export.validate import metrics
-from ernie_export.validate.metrics import compare_logits, compare_routing, logits_metrics, routing_metrics
+from ernie_export.validate.metrics import (
+    KL_EDGES,
+    compare_logits,
+    compare_routing,
+    expert_metrics,
+    kl_counts,
+    logits_metrics,
+    routing_metrics,
+)
 
 logits = hnp.arrays(np.float32, (6, 11), elements=st.floats(-60, 60, width=32))
 IDS = np.array([3, 1, 4, 1, 5, 9])
@@ -117,6 +125,14 @@ def test_a_value_that_is_no_number_is_never_good(
     assert row == 5 or np.isnan(summary["perplexity.ratio"])
 
 
+def test_every_token_has_its_place_in_the_histogram() -> None:
+    compared = compare_logits(np.zeros((6, 11)), np.zeros((6, 11)), IDS)
+    compared.kl = np.array([0, 1e-8, 9.9, 10, np.inf, np.nan])
+    counts = kl_counts([compared, compared])
+    assert len(counts) == len(KL_EDGES) + 1
+    assert (counts.sum(), counts[0], counts[1], counts[-2], counts[-1]) == (12, 2, 2, 2, 6)
+
+
 def test_different_shapes_are_no_comparison() -> None:
     with pytest.raises(ValueError, match="shape"):
         compare_logits(np.zeros((2, 3)), np.zeros((2, 4)), np.array([0, 1]))
@@ -202,6 +218,32 @@ def test_routing_is_summed_over_layers() -> None:
     assert found["routing.agreement"] == 0.5
     assert found["routing.experts"] == pytest.approx((1 + 0.5 + 1 + 0) / 4)
     assert found["routing.largest_changed_gap"] == pytest.approx(0.7)
+
+
+def test_experts_are_counted_over_windows() -> None:
+    found = expert_metrics([routed([0, 1]), routed([0, 2]), routed([1, 0]), routed([0, -1])])
+    assert found.expert_agreement == [1, 0.5, 0, None, None, None]
+    assert found.expert_load_reference == [1, 1, 0, 0, 0, 0]
+    assert found.expert_load == [1, 0.5, 0.25, 0, 0, 0]
+
+
+@given(choices, choices, st.integers(1, 8))
+def test_the_load_of_all_experts_is_k_and_those_that_agree_agree(
+    choice: np.ndarray, other: np.ndarray, k: int
+) -> None:
+    reference, export = top(choice, k), top(other, k)
+    scores = np.ones_like(reference, dtype=np.float32)
+    compared = compare_routing((reference, export), (scores, scores), choice)
+    found = expert_metrics([compared, compared])
+    assert sum(found.expert_load) == pytest.approx(k)
+    assert sum(found.expert_load_reference) == pytest.approx(k)
+    for agreement, load, wanted in zip(
+        found.expert_agreement, found.expert_load, found.expert_load_reference, strict=True
+    ):
+        assert (agreement is None) == (load == wanted == 0)
+        assert agreement is None or 0 <= agreement <= 1
+    if compared.same.all():
+        assert set(found.expert_agreement) <= {1.0, None}
 
 
 # --- Greedy text, differences ------------------------------------------------------------------------

@@ -59,6 +59,9 @@ def test_an_honest_engine_passes(validated: Validated, checkpoint: Path) -> None
     assert metrics["batch.max_difference"] < 1e-4
     assert metrics["memory.peak_bytes"] > 1 << 20
     assert [layer.layer for layer in report.layers] == [1, 2]
+    assert all(sum(layer.expert_load) == pytest.approx(2) for layer in report.layers)  # k experts a token
+    assert all(set(layer.expert_agreement) == {1} for layer in report.layers)
+    assert report.kl_histogram is not None and report.kl_histogram.counts[0] == 3 * 48
     assert len(report.continuations) == 2
     assert all(row.reference == row.export for row in report.continuations)
     assert (report.inputs.windows, report.inputs.tokens, report.inputs.source) == (3, 48, "words.txt")
