@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from threading import Timer
 from typing import TYPE_CHECKING
 
-from ernie_export.cli.sizes import duration, size
 from ernie_export.progress import Progress, Step
+from ernie_export.readable import duration, size
 
 if TYPE_CHECKING:
     from rich.console import Console

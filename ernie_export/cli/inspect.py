@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ernie_export.cli.sizes import count, size
 from ernie_export.cli.terminal import facts, terminal
+from ernie_export.readable import count, size
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.inspect import CheckpointSummary

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ernie_export.cli.inspect import Json
-from ernie_export.cli.sizes import size
 from ernie_export.cli.terminal import coloured, facts, table, terminal
 from ernie_export.errors import WorkError
+from ernie_export.readable import size
 
 if TYPE_CHECKING:
     from ernie_export.doctor import Diagnosis

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ernie_export.cli.sizes import size
 from ernie_export.cli.terminal import facts, terminal
+from ernie_export.readable import size
 
 
 def _shapes() -> list[str]:

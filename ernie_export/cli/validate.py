@@ -9,9 +9,9 @@ import typer
 
 from ernie_export.cli.inspect import Json, folder_of
 from ernie_export.cli.report_table import failed_gates, refusal, report_table
-from ernie_export.cli.sizes import size
 from ernie_export.cli.terminal import table, terminal
 from ernie_export.errors import WorkError
+from ernie_export.readable import size
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder that `build` wrote.")]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_export.cli.sizes import count, duration, size
+from ernie_export.readable import count, duration, size
 
 
 @pytest.mark.parametrize(
