@@ -53,12 +53,12 @@ def build(
     from ernie_export.recipe import Recipe
     from ernie_export.target import Target
 
-    chosen = Target.find(target), Recipe.find(recipe)
-    chosen[0].must_be_built_here()
+    purpose, how = Target.find(target), Recipe.find(recipe)
+    purpose.must_be_built_here()
     from ernie_export import pipeline
 
     with terminal.progress() as progress:
-        result = pipeline.build(folder_of(checkpoint), *chosen, output, replace, progress)
+        result = pipeline.build(folder_of(checkpoint), purpose, how, output, replace, progress)
     report = result.report_data
     if json:
         _emit(result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from ernie_export.progress import Progress, Silent
 
@@ -56,10 +56,10 @@ class Terminal:
             yield progress
 
     @staticmethod
-    def _console(stream: object) -> Console:
+    def _console(stream: TextIO) -> Console:
         from rich.console import Console
 
-        console = Console(file=stream, highlight=False)  # type: ignore[arg-type]
+        console = Console(file=stream, highlight=False)
         if not console.is_terminal:
             console.width = PLAIN_WIDTH
         return console
