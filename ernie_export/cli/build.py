@@ -75,7 +75,7 @@ def _emit(result: BuildResult) -> None:
 
     terminal.emit(
         BuildOutput(
-            bundle=str(result.bundle),
+            bundle=str(result.bundle) if result.verdict == "passed" else None,
             report=str(result.report),
             verdict=result.verdict,
             reused=result.reused,
@@ -86,10 +86,10 @@ def _emit(result: BuildResult) -> None:
 
 
 def _rows(result: BuildResult) -> list[tuple[str, object]]:
-    sample = [("sample", result.sample)] if result.sample else []
-    return [
-        ("verdict", verdict(result.verdict == "passed")),
-        ("bundle", f"{result.bundle}{' (stood there already)' if result.reused else ''}"),
-        ("report", result.report),
-        *sample,
-    ]
+    rows: list[tuple[str, object]] = [("verdict", verdict(result.verdict == "passed"))]
+    if result.verdict == "passed":
+        rows.append(("bundle", f"{result.bundle}{' (stood there already)' if result.reused else ''}"))
+    rows.append(("report", result.report))
+    if result.sample:
+        rows.append(("sample", result.sample))
+    return rows

@@ -17,7 +17,8 @@ class Output(BaseModel):
 
 
 class BuildOutput(Output):
-    bundle: str
+    bundle: str | None
+    """None: a gate failed, so there is none."""
     report: str
     verdict: Literal["passed", "failed"]
     reused: bool

@@ -87,9 +87,11 @@ def test_a_failed_gate_is_shown_and_exit_1(run, built, form: list[str]) -> None:
     assert ran.code == 1
     assert ran.err == "error: 1 of 1 gates failed (logits.same_top1). The report is b/report.json.\n"
     if form:
-        assert BuildOutput.model_validate_json(ran.out).failed_gates == ["logits.same_top1"]
+        output = BuildOutput.model_validate_json(ran.out)
+        assert (output.bundle, output.verdict, output.failed_gates) == (None, "failed", ["logits.same_top1"])
     else:
-        assert "50.00%" in ran.out and "≥ 90.00%" in ran.out and "sample" not in ran.out
+        assert "50.00%" in ran.out and "≥ 90.00%" in ran.out
+        assert "bundle" not in ran.out and "sample" not in ran.out
 
 
 @pytest.mark.parametrize(
