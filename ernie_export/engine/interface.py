@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -66,8 +66,15 @@ class Session(Protocol):
         """Tokens in the cache, per row."""
         ...
 
-    def feed(self, rows: Sequence[Sequence[int]], all_logits: bool = False) -> Fed:
+    def feed(
+        self,
+        rows: Sequence[Sequence[int]],
+        all_logits: bool = False,
+        given: Sequence[Mapping[str, np.ndarray[Any, Any]]] = (),
+    ) -> Fed:
         """Append `rows[b]` to row b (rows may differ in length, and be empty) and run the model.
+
+        `given` holds for each row the values [tokens fed, …] that the engine was opened to be given.
 
         Raises:
             UserError: a row would outgrow the cache, or a token id is outside the vocabulary.

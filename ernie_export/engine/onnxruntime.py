@@ -9,8 +9,9 @@ row, each on its own slice of the buffers.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,20 +25,29 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
+#: The name of a graph input that stands in for an inner value begins with this.
+GIVEN = "given."
+
+
 class OnnxRuntimeEngine:
     def __init__(
-        self, folder: Path, info: EngineInfo, probes: Sequence[str] = (), threads: int | None = None
+        self,
+        folder: Path,
+        info: EngineInfo,
+        probes: Sequence[str] = (),
+        given: Sequence[str] = (),
+        threads: int | None = None,
     ):
         import onnxruntime
 
         self.info = info
-        self.probes = tuple(probes)
+        self.probes, self.given = tuple(probes), tuple(given)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 3
         source: str | bytes = str(folder / info.graph)
-        if probes:
-            source = with_outputs(folder / info.graph, probes)
+        if probes or given:
+            source = opened_up(folder / info.graph, probes, given)
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", str(folder)
             )
@@ -79,10 +89,15 @@ class OnnxRuntimeSession:
     def truncate(self, row: int, length: int) -> None:
         del self.tokens[row][length:]
 
-    def feed(self, rows: Sequence[Sequence[int]], all_logits: bool = False) -> Fed:
+    def feed(
+        self,
+        rows: Sequence[Sequence[int]],
+        all_logits: bool = False,
+        given: Sequence[Mapping[str, Array]] = (),
+    ) -> Fed:
         self._check(rows)
         fed = Fed([np.empty((0, self.engine.info.vocab_size), np.float32)] * len(rows), [{} for _ in rows])
-        decoding = len(rows) > 1 and all(len(row) <= 1 for row in rows) and any(rows)
+        decoding = len(rows) > 1 and all(len(row) <= 1 for row in rows) and any(rows) and not given
         if decoding and all(row or tokens for row, tokens in zip(rows, self.tokens, strict=True)):
             # An idle row is fed its last token again, at its own place: the same row of the cache is rewritten.
             again = [list(row) or tokens[-1:] for row, tokens in zip(rows, self.tokens, strict=True)]
@@ -93,7 +108,8 @@ class OnnxRuntimeSession:
         for index, row in enumerate(rows):
             if row:
                 self.tokens[index] += row
-                self._run(range(index, index + 1), [list(row)], all_logits, fed, [True])
+                values = given[index] if given else {}
+                self._run(range(index, index + 1), [list(row)], all_logits, fed, [True], values)
         return fed
 
     def _check(self, rows: Sequence[Sequence[int]]) -> None:
@@ -114,7 +130,13 @@ class OnnxRuntimeSession:
                 )
 
     def _run(
-        self, span: range, rows: list[list[int]], all_logits: bool, fed: Fed, wanted: list[bool]
+        self,
+        span: range,
+        rows: list[list[int]],
+        all_logits: bool,
+        fed: Fed,
+        wanted: list[bool],
+        given: Mapping[str, Array] = MappingProxyType({}),
     ) -> None:
         """Run the slots `span` of the batch on `rows`, equally long, whose tokens are already noted."""
         new = len(rows[0])
@@ -124,6 +146,8 @@ class OnnxRuntimeSession:
         binding.bind_cpu_input("input_ids", np.array(rows, np.int64))
         binding.bind_cpu_input("attention_mask", (np.arange(total) < lengths[:, None]).astype(np.int64))
         binding.bind_cpu_input("position_ids", (lengths[:, None] - new + np.arange(new)).astype(np.int64))
+        for name in self.engine.given:
+            binding.bind_cpu_input(GIVEN + name, np.ascontiguousarray(given[name][None]))
         names = ["logits", *self.engine.probes]
         for name in names:
             binding.bind_output(name, "cpu")
@@ -144,18 +168,29 @@ class OnnxRuntimeSession:
                 }
 
 
-def with_outputs(graph: Path, names: Sequence[str]) -> bytes:
-    """The graph with some of its inner values as outputs too; weights stay where they are."""
+def opened_up(graph: Path, probes: Sequence[str], given: Sequence[str]) -> bytes:
+    """The graph with some inner values as outputs, and others as inputs too; weights stay where they are."""
     import onnx
 
     model = onnx.load(graph, load_external_data=False)
-    known = {output for node in model.graph.node for output in node.output}
-    missing = [name for name in names if name not in known]
+    typed = {value.name: value for value in [*model.graph.value_info, *model.graph.output]}
+    made = {output for node in model.graph.node for output in node.output}
+    missing = [name for name in (*probes, *given) if name not in made or name not in typed]
     if missing:
         raise WorkError(
             f"{graph} has no value named {missing[0]}", "Build the bundle again with this version."
         )
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    for name in given:
+        value = model.graph.input.add()
+        value.CopyFrom(typed[name])
+        value.name = GIVEN + name
+    instead = set(given)
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name in instead:
+                node.input[place] = GIVEN + name
+    outputs = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in probes if name not in outputs)
     return model.SerializeToString()
 
 

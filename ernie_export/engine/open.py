@@ -9,11 +9,15 @@ from ernie_export.engine.interface import Engine, EngineInfo
 from ernie_export.errors import UserError
 
 
-def open_engine(folder: Path, probes: Sequence[str] = (), threads: int | None = None) -> Engine:
+def open_engine(
+    folder: Path, probes: Sequence[str] = (), given: Sequence[str] = (), threads: int | None = None
+) -> Engine:
     """Open the engine in `folder` with the runtime that its `engine.json` names.
 
     Args:
         probes: names of values of the graph that every `Fed` shall hold beside the logits.
+        given: names of values of the graph that every `feed` will give, in place of what the engine
+            computes; an operator that reads one reads what was given.
         threads: threads of the runtime; None for every core this process may use.
 
     Raises:
@@ -24,7 +28,7 @@ def open_engine(folder: Path, probes: Sequence[str] = (), threads: int | None = 
     if info.runtime == "onnxruntime-cpu":
         from ernie_export.engine.onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(folder, info, probes, threads)
+        return OnnxRuntimeEngine(folder, info, probes, given, threads)
     raise UserError(
         f"{folder} was built for the runtime {info.runtime}, which this version does not know",
         "Build it again for one of the targets that `ernie-export targets` lists.",

@@ -52,7 +52,7 @@ def trace(config: ErnieConfig, parts: Parts, context: int) -> ir.Model:
     assert exported is not None
     traced = exported.model
     name_interface(traced, layers)
-    name_probes(traced)
+    name_operators(traced)
     mark_float_experts(traced)
     forget_origin(traced)
     return traced
@@ -94,25 +94,47 @@ def name_interface(model: ir.Model, layers: int) -> None:
         name(value, f"present.{title}", {0: "batch", 2: "present"})
 
 
-def name_probes(model: ir.Model) -> None:
-    """Name what validation reads, found by the weight beside it: routing, and each layer's output."""
-    for node in model.graph:
-        if node.op_type not in ("MoERouting", "RMSNormalization"):
+def name_operators(model: ir.Model) -> None:
+    """Name every operator's output after the module whose weight it uses: `layers.3.attention.q.output`.
+
+    Validation reads these values, and can give them: each operator can so be fed with what the
+    reference fed it.  Beside them: `layers.i.routing.indices` and `.scores`,
+    `layers.i.attention.core.output` (before the output projection), `layers.i.after_attention` (the
+    residual state) and `layers.i.output`.
+    """
+    for weight in model.graph.initializers.values():
+        assert weight.name is not None
+        module, _, kind = weight.name.rpartition(".")
+        if kind not in ("weight", "gate_up"):
             continue
-        x, weight = node.inputs[:2]
-        assert x is not None and weight is not None and weight.name is not None
+        node = user(weight)
+        state = node.inputs[0]
+        assert state is not None
         if node.op_type == "MoERouting":
-            layer = weight.name.removesuffix(".router.weight")
-            node.outputs[0].name = f"{layer}.routing.indices"
-            node.outputs[1].name = f"{layer}.routing.scores"
-        elif weight.name.endswith(".input_norm.weight"):
-            layer_after = int(weight.name.split(".")[1])
-            x.name = f"layers.{layer_after - 1}.output" if layer_after else "embedding.output"
-        elif weight.name == "norm.weight":
-            layers = (
-                sum(value.name.startswith("present.") for value in model.graph.outputs if value.name) // 2
-            )
-            x.name = f"layers.{layers - 1}.output"
+            for value, what in zip(node.outputs, ("indices", "scores"), strict=True):
+                value.name = f"{module.removesuffix('router')}routing.{what}"
+            continue
+        if module not in ("embedding", "head"):
+            node.outputs[0].name = f"{module}.output"
+        if module.endswith(".attention.q"):
+            (attention,) = (use.node for use in node.outputs[0].uses())
+            attention.outputs[0].name = f"{module.removesuffix('.q')}.core.output"
+        if module.endswith(".post_attention_norm"):
+            state.name = f"{module.removesuffix('.post_attention_norm')}.after_attention"
+        if module.endswith(".input_norm"):
+            layer = int(module.split(".")[1])
+            state.name = f"layers.{layer - 1}.output" if layer else "embedding.output"
+        if module == "norm":
+            layers = len(model.graph.inputs[3:]) // 2
+            state.name = f"layers.{layers - 1}.output"
+
+
+def user(weight: ir.Value) -> ir.Node:
+    """The operator that uses a weight, behind the Cast and the Transpose of a float one."""
+    node = next(iter(weight.uses())).node
+    while node.op_type in ("Cast", "Transpose") and weight.name != "embedding.weight":
+        node = next(iter(node.outputs[0].uses())).node
+    return node
 
 
 def mark_float_experts(model: ir.Model) -> None:
