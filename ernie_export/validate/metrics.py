@@ -216,11 +216,10 @@ def _spread(indices: Array, scores: Array, size: int) -> Array:
     return spread[:, :size]
 
 
-def greedy_agreement(reference: Sequence[int], export: Sequence[int]) -> float:
-    """The part of the reference's continuation that the export follows before it first differs."""
-    same = np.array(reference[: len(export)]) == np.array(export[: len(reference)])
-    length = len(same) if same.all() else int(same.argmin())
-    return length / len(reference)
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts share before they first differ."""
+    same = [a == b for a, b in zip(one, other, strict=False)]
+    return same.index(False) if False in same else len(same)
 
 
 def max_difference(a: Sequence[Array], b: Sequence[Array]) -> float:

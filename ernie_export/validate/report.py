@@ -77,8 +77,10 @@ class Continuation(_Record):
 
     prompt: str
     reference: str
+    """Ends a few tokens behind the first difference."""
     export: str
     agreement: float
+    """The part of the export's tokens before the first that the reference would not have chosen."""
 
 
 class Sizes(_Record):

@@ -250,14 +250,14 @@ def test_the_load_of_all_experts_is_k_and_those_that_agree_agree(
 
 
 @pytest.mark.parametrize(
-    ("export", "agreement"),
-    [([1, 2, 3, 4], 1), ([1, 2, 9, 4], 0.5), ([9, 2, 3, 4], 0), ([1, 2], 0.5), ([], 0), ([1, 2, 3, 4, 5], 1)],
+    ("other", "length"),
+    [([1, 2, 3, 4], 4), ([1, 2, 9, 4], 2), ([9, 2, 3, 4], 0), ([1, 2], 2), ([], 0), ([1, 2, 3, 4, 5], 4)],
 )
-def test_greedy_agreement_is_up_to_the_first_difference(export: list[int], agreement: float) -> None:
-    assert metrics.greedy_agreement([1, 2, 3, 4], export) == agreement
+def test_texts_agree_up_to_their_first_difference(other: list[int], length: int) -> None:
+    assert metrics.common_prefix([1, 2, 3, 4], other) == metrics.common_prefix(other, [1, 2, 3, 4]) == length
 
 
-def test_max_difference() -> None:
+def test_the_largest_difference_counts_and_what_is_no_number_is_the_largest() -> None:
     a, empty = np.array([[1.0, 2.0]], np.float32), np.empty((0, 2), np.float32)
     assert metrics.max_difference([a, empty], [a - 0.5, empty]) == 0.5
     assert metrics.max_difference([a], [np.array([[1.0, np.nan]])]) == np.inf

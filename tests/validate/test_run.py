@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from ernie_export.errors import UserError, WorkError
+from ernie_export.generate.tokenizer import TextTokenizer
 from ernie_export.recipe import Gate, Recipe
+from ernie_export.reference.transformers_model import Reference
 from ernie_export.validate.report import Report
 from ernie_export.validate.run import validate
 from ernie_export.validate.sample import Sample
@@ -158,6 +160,25 @@ def test_what_goes_wrong_only_in_decode_fails(validated: Validated) -> None:
         report
     )
     assert "decode.max_difference" in failed(report)
+
+
+def test_greedy_texts_agree_up_to_the_first_other_token(
+    validated: Validated, checkpoint: Path, text: Path
+) -> None:
+    def fourth_token(logits: np.ndarray, tokens: list[int], _: int) -> np.ndarray:
+        return logits + 100 * (np.arange(300) == 5) * (len(tokens) == 8 + 3)
+
+    report = validated(change=fourth_token)
+    reference, tokenizer = Reference.open(checkpoint), TextTokenizer.read(checkpoint)
+    ids = tokenizer.encode(text.read_text())
+    prompts = [ids[:8], ids[(len(ids) - 48) // 2 :][:8]]
+    for prompt, row in zip(prompts, report.continuations, strict=True):
+        assert row.prompt == tokenizer.decode(prompt)
+        assert row.reference == tokenizer.decode(reference.greedy(prompt, 6))
+        assert row.export[:2] == row.reference[:2]
+        assert row.export != row.reference
+        assert row.agreement == 0.5
+    assert report.metrics["greedy.agreement"] == report.metrics["greedy.agreement_min"] == 0.5
 
 
 def test_what_goes_wrong_only_in_a_batch_fails(validated: Validated) -> None:
