@@ -1,4 +1,8 @@
-"""That an engine agrees with itself: however tokens are fed, their logits are the same."""
+"""That an engine agrees with itself: however tokens are fed, their logits are the same.
+
+The metrics are `decode.max_difference` and `batch.max_difference`, beside `probes.max_difference`: of
+the engine that shows its routing, which is measured, from the one that ships.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,16 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
+def prefill(engine: Engine, ids: Sequence[int]) -> Array:
+    """Logits [S,V] of `ids` fed at once."""
+    return engine.start(1, len(ids)).feed([ids], all_logits=True).logits[0]
+
+
 def decode_difference(engine: Engine, ids: Sequence[int]) -> float:
     """The largest difference of a logit between feeding `ids` at once and one by one."""
-    at_once = engine.start(1, len(ids)).feed([ids], all_logits=True).logits[0]
     session = engine.start(1, len(ids))
     one_by_one = [session.feed([[id]]).logits[0] for id in ids]
-    return max_difference([at_once], [np.concatenate(one_by_one)])
+    return max_difference([prefill(engine, ids)], [np.concatenate(one_by_one)])
 
 
 def batch_difference(engine: Engine, rows: Sequence[Sequence[int]]) -> float:

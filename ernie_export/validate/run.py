@@ -22,7 +22,7 @@ from ernie_export.generate.tokenizer import TextTokenizer
 from ernie_export.progress import Progress, Silent, Step
 from ernie_export.reference.transformers_model import Reference
 from ernie_export.validate import environment, identity, metrics
-from ernie_export.validate.consistency import batch_difference, decode_difference
+from ernie_export.validate.consistency import batch_difference, decode_difference, prefill
 from ernie_export.validate.gates import Bounds, evaluate
 from ernie_export.validate.report import (
     Claim,
@@ -149,23 +149,27 @@ class _Trial:
         return Inputs(source=self._windows.source, windows=count, tokens=tokens, sha256=self._windows.sha256)
 
     def run(self) -> None:
-        self._compare_windows()
+        watched = self._compare_windows()
         if self._found.metrics["logits.non_finite"]:
             self._found.notes.append("Nothing more was measured: the engine's logits are not all finite")
             return
         with self._found.stage("open"):
             engine = self._open(self._folder, ())
-        self._check_consistency(engine)
+        self._check_consistency(engine, watched)
         self._continue_greedily(engine)
 
-    def _compare_windows(self) -> None:
-        """Logits, routing, perplexity: with the routers of the engine shown."""
+    def _compare_windows(self) -> Array:
+        """Logits, routing, perplexity: with the routers of the engine shown.
+
+        Returns its logits for the head of the first window, [tokens,V].
+        """
         from ernie_export.validate import runners
 
         layers = self._reference.moe_layers
         with self._found.stage("windows", len(self._windows.ids)) as step:
             engine = self._open(self._folder, runners.probe_names(layers))
             compared = runners.compare(self._reference, engine, self._windows.ids, step)
+            watched = prefill(engine, self._heads()[0])
         logits = [window.logits for window in compared]
         self._found.metrics |= metrics.logits_metrics(logits)
         self._found.kl_histogram = Histogram(
@@ -181,16 +185,22 @@ class _Trial:
         ]
         count, tokens = self._windows.ids.shape
         self._found.claims.append(f"logits and routing of {count} windows of {tokens} tokens")
+        return watched
 
-    def _check_consistency(self, engine: Engine) -> None:
-        """The engine against itself, as it ships: nothing of it shown."""
-        tokens, rows = self._sample.decode_tokens, self._sample.batch
-        windows = [ids[:tokens].tolist() for ids in self._windows.ids]
+    def _heads(self) -> list[list[int]]:
+        """The beginning of each window."""
+        return [ids[: self._sample.decode_tokens].tolist() for ids in self._windows.ids]
+
+    def _check_consistency(self, engine: Engine, watched: Array) -> None:
+        """The engine as it ships, nothing of it shown, against what was `watched`, and against itself."""
+        heads, rows = self._heads(), self._sample.batch
         with self._found.stage("consistency"):
-            self._found.metrics["decode.max_difference"] = decode_difference(engine, windows[0])
-            batch = [windows[row % len(windows)] for row in range(rows)]
+            shipped = prefill(engine, heads[0])
+            self._found.metrics["probes.max_difference"] = metrics.max_difference([watched], [shipped])
+            self._found.metrics["decode.max_difference"] = decode_difference(engine, heads[0])
+            batch = [heads[row % len(heads)] for row in range(rows)]
             self._found.metrics["batch.max_difference"] = batch_difference(engine, batch)
-        self._found.claims += [f"decode of {len(windows[0])} tokens", f"a batch of {rows}"]
+        self._found.claims += [f"decode of {len(heads[0])} tokens", f"a batch of {rows}"]
 
     def _continue_greedily(self, engine: Engine) -> None:
         tokens = self._sample.new_tokens

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,26 @@ def test_greedy_equals_running_everything_again_for_each_token(moe: tuple[Any, P
     for _ in range(12):
         ids.append(int(reference.run(np.array([ids])).logits[0, -1].argmax()))
     assert reference.greedy(IDS[0].tolist(), 12) == ids[9:]
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_small_model_runs_on_one_thread_and_leaves_the_others_to_others(moe: tuple[Any, Path]) -> None:
+    reference = Reference.open(moe[1])
+    seen: list[int] = []
+    reference._model.lm_head.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    reference.greedy(IDS[0].tolist(), 2)
+    with pytest.raises(IndexError):
+        reference.run(np.array([[96]]))  # outside the vocabulary: the run breaks off
+    assert seen == [1, 1]
+    assert torch.get_num_threads() == 2
 
 
 def test_half_precision_checkpoints_run_in_fp32(moe: tuple[Any, Path], tmp_path: Path) -> None:

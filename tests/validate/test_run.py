@@ -186,6 +186,19 @@ def test_what_goes_wrong_only_in_a_batch_fails(validated: Validated) -> None:
     assert failed(report) == {"batch.max_difference"}
 
 
+def test_an_engine_that_is_another_while_it_is_watched_fails(
+    checkpoint: Path, folder_for: Callable[[Path], Path], text: Path, opener: Any
+) -> None:
+    honest, other = opener(), opener(change=lambda logits, *_: logits + 0.01)
+    report = validate(
+        folder_for(checkpoint), checkpoint, {"probes.max_difference": Gate(max=1e-6)},
+        recipe="r", target="t", sample=Sample(text=text, window_tokens=48, windows=1, new_tokens=2),
+        opener=lambda folder, probes: (honest if probes else other)(folder, probes),
+    )  # fmt: skip
+    assert failed(report) == {"probes.max_difference"}
+    assert report.metrics["probes.max_difference"] == pytest.approx(0.01, abs=1e-5)
+
+
 def test_nan_that_appears_only_in_decode_fails(validated: Validated) -> None:
     report = validated(change=lambda logits, *_: logits * np.float32(np.nan if len(logits) == 1 else 1))
     assert {"decode.max_difference", "batch.max_difference"} <= failed(report)
