@@ -5,12 +5,13 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_export.recipe import Gate
 from ernie_export.validate.gates import evaluate
 
+patient = settings(deadline=None, max_examples=50)
 CLEAN = {"logits.non_finite": 0.0}
 
 
@@ -46,6 +47,7 @@ def test_non_finite_logits_fail_whatever_a_recipe_says(metrics: dict[str, float]
         assert not result.passed
 
 
+@patient
 @given(st.floats(), st.floats(allow_nan=False, allow_infinity=False))
 def test_a_gate_that_passes_bounds_its_value(value: float, bound: float) -> None:
     below, _ = evaluate({**CLEAN, "x": value}, {"x": Gate(max=bound)})

@@ -19,6 +19,7 @@ from ernie_export.validate.metrics import (
     routing_metrics,
 )
 
+patient = settings(deadline=None, max_examples=50)
 logits = hnp.arrays(np.float32, (6, 11), elements=st.floats(-60, 60, width=32))
 IDS = np.array([3, 1, 4, 1, 5, 9])
 
@@ -60,6 +61,7 @@ def test_the_summary_is_over_all_windows() -> None:
     assert found["logits.max_difference"] == 9
 
 
+@patient
 @given(logits, logits)
 def test_kl_is_the_plain_formula_in_float64(reference: np.ndarray, export: np.ndarray) -> None:
     p, q = (np.exp(x.astype(np.float64)) for x in (reference, export))
@@ -71,6 +73,7 @@ def test_kl_is_the_plain_formula_in_float64(reference: np.ndarray, export: np.nd
     assert (kl >= 0).all()
 
 
+@patient
 @given(logits, st.floats(-30, 30, width=32))
 def test_nothing_differs_from_itself(reference: np.ndarray, shift: float) -> None:
     found = measured(reference, reference.copy())
@@ -78,6 +81,7 @@ def test_nothing_differs_from_itself(reference: np.ndarray, shift: float) -> Non
     assert found["logits.same_top1"] == found["logits.top5_overlap"] == found["perplexity.ratio"] == 1
 
 
+@patient
 @given(logits, st.permutations(range(11)))
 def test_the_names_of_tokens_do_not_matter(reference: np.ndarray, order: list[int]) -> None:
     export = np.flip(reference, axis=0)
@@ -87,6 +91,7 @@ def test_the_names_of_tokens_do_not_matter(reference: np.ndarray, order: list[in
         assert again[name] == pytest.approx(found[name], rel=1e-9, abs=1e-12)
 
 
+@patient
 @given(logits, logits)
 def test_pieces_change_nothing(reference: np.ndarray, export: np.ndarray) -> None:
     whole = compare_logits(reference, export, IDS)
@@ -105,6 +110,7 @@ def test_top5_overlap_by_hand() -> None:
     np.testing.assert_allclose(found.top5_overlap, [0.6, 1])
 
 
+@patient
 @given(logits, st.integers(0, 5), st.integers(0, 10), st.sampled_from([np.nan, np.inf, -np.inf]))
 def test_a_value_that_is_no_number_is_never_good(
     reference: np.ndarray, row: int, column: int, value: float
@@ -183,10 +189,11 @@ def top(choice: np.ndarray, k: int) -> np.ndarray:
     return np.argsort(-choice, axis=-1)[:, :k]
 
 
-@given(choices, st.integers(1, 8), st.randoms(use_true_random=False))
-def test_permuted_choices_agree(choice: np.ndarray, k: int, random: object) -> None:
+@patient
+@given(choices, st.integers(1, 8), st.integers(0, 99))
+def test_permuted_choices_agree(choice: np.ndarray, k: int, seed: int) -> None:
     reference = top(choice, k)
-    order = np.random.default_rng(k).permuted(np.arange(k)[None].repeat(7, 0), axis=1)
+    order = np.random.default_rng(seed).permuted(np.arange(k)[None].repeat(7, 0), axis=1)
     scores = np.take_along_axis(choice, reference, -1)
     export, permuted = (np.take_along_axis(x, order, -1) for x in (reference, scores))
     found = routing_metrics([compare_routing((reference, export), (scores, permuted), choice)])
@@ -198,6 +205,7 @@ def test_permuted_choices_agree(choice: np.ndarray, k: int, random: object) -> N
     }
 
 
+@patient
 @given(choices, choices, st.integers(1, 8), st.floats(0, 1e-3))
 def test_a_small_error_changes_only_near_choices(
     choice: np.ndarray, other: np.ndarray, k: int, error: float
@@ -227,6 +235,7 @@ def test_experts_are_counted_over_windows() -> None:
     assert found.expert_load == [1, 0.5, 0.25, 0, 0, 0]
 
 
+@patient
 @given(choices, choices, st.integers(1, 8))
 def test_the_load_of_all_experts_is_k_and_those_that_agree_agree(
     choice: np.ndarray, other: np.ndarray, k: int
@@ -264,7 +273,3 @@ def test_the_largest_difference_counts_and_what_is_no_number_is_the_largest() ->
     assert metrics.max_difference([np.array([np.inf])], [np.array([np.inf])]) == np.inf
     with pytest.raises(ValueError, match="shapes"):
         metrics.max_difference([a], [empty])
-
-
-settings.register_profile("quick", deadline=None, max_examples=50)
-settings.load_profile("quick")

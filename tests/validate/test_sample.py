@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_export.errors import UserError
 from ernie_export.validate.sample import Sample, text_windows
+
+patient = settings(deadline=None, max_examples=50)
 
 
 def characters(text: str) -> list[int]:
@@ -51,6 +53,7 @@ def test_texts_that_do_not_do(tmp_path: Path) -> None:
         text_windows(Sample(text=tmp_path / "text.txt"), characters)
 
 
+@patient
 @given(st.integers(2, 5000))
 def test_a_sample_fits_any_context(context: int) -> None:
     sample = Sample().within(context)
