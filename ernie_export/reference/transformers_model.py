@@ -112,6 +112,12 @@ class Reference:
             choice={layer: parts[2] for layer, parts in seen.items()},
         )
 
+    def states(self, ids: Array) -> dict[str, Array]:
+        """ids [S] int64 → what every operator computed, under the names of the exported graph, [S, …]."""
+        from ernie_export.reference.states import states
+
+        return states(self._model, ids)
+
     def greedy(self, ids: Sequence[int], tokens: int) -> list[int]:
         """The `tokens` likeliest tokens behind `ids`, one after the other; end tokens do not end it."""
         import torch

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ernie_export.errors import UserError
 from ernie_export.validate.document import Document
@@ -65,6 +65,35 @@ class LayerReport(_Record):
     expert_load: list[float] = []
 
 
+class OperatorReport(_Record):
+    """One operator alone, on the reference's inputs; the numbers as in operators.OperatorError."""
+
+    name: str
+    kind: str
+    relative_error: float
+    cosine: float
+    expert: int | None
+
+
+class WeightReport(_Record):
+    """One stored tensor against the checkpoint; the numbers as in weights.WeightError."""
+
+    name: str
+    source: str
+    relative_error: float
+    misplaced: float
+
+
+class DriftReport(_Record):
+    """The hidden state behind one layer; the numbers as in operators.LayerDrift."""
+
+    layer: int
+    added_error: float
+    added_cosine: float
+    error: float
+    cosine: float
+
+
 class Histogram(_Record):
     edges: list[float]
     """Ascending."""
@@ -116,7 +145,12 @@ class Report(Document):
     verdict: Verdict
     gates: list[GateResult]
     metrics: dict[str, float]
+    fault: str | None = None
+    """The first operator or tensor that is off, where a gate says that something is."""
     layers: list[LayerReport]
+    drift: list[DriftReport] = Field(default_factory=list)
+    operators: list[OperatorReport] = Field(default_factory=list)
+    weights: list[WeightReport] = Field(default_factory=list)
     kl_histogram: Histogram | None = None
     """Tokens by the KL divergence of their logits, in nats; NaN is counted last."""
     continuations: list[Continuation]
@@ -178,6 +212,10 @@ HEADLINES = {
     "perplexity.reference": "Perplexity of the checkpoint",
     "perplexity.export": "Perplexity of the export",
     "perplexity.ratio": "Perplexity, export over checkpoint",
+    "operators.exact_error": "Error of operators that must be exact",
+    "operators.routing_error": "Error of the routers",
+    "operators.experts_error": "Error of the experts",
+    "weights.misplaced": "Weights not where they belong",
     "greedy.agreement": "Greedy text the same, mean",
     "decode.max_difference": "Prefill against decode",
     "batch.max_difference": "Alone against in a batch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,36 @@ from ernie_export.generate.generator import generate
 from ernie_export.generate.sampling import Sampling
 from ernie_export.generate.tokenizer import TextTokenizer
 from ernie_export.progress import Progress, Silent, Step
+from ernie_export.recipe import Recipe
 from ernie_export.reference.transformers_model import Reference
 from ernie_export.validate import environment, identity, metrics
 from ernie_export.validate.consistency import batch_difference, decode_difference, prefill
+from ernie_export.validate.fault import first_fault
 from ernie_export.validate.gates import Bounds, evaluate
+from ernie_export.validate.operators import (
+    OperatorError,
+    compare_layers,
+    compare_operators,
+    layer_outputs,
+    operator_metrics,
+    run_given,
+)
 from ernie_export.validate.report import (
     Claim,
     Continuation,
+    DriftReport,
     Histogram,
     Inputs,
     LayerReport,
+    OperatorReport,
     Report,
     Source,
+    WeightReport,
     layer_report,
 )
 from ernie_export.validate.sample import Sample, text_windows
 from ernie_export.validate.sizes import sizes
+from ernie_export.validate.weights import WeightError, compare_weights, weight_metrics
 
 Array = np.ndarray[Any, Any]
 SHOWN = 8
@@ -69,9 +83,11 @@ def validate(
     with found.stage("reference"):
         reference = Reference.open(checkpoint)
     trial = _Trial(folder, reference, opener or _open_engine, sample or Sample(), found)
+    trial.compare_weights(source)
     trial.run()
     found.metrics["memory.peak_bytes"] = float(environment.peak_memory())
     results = evaluate(found.metrics, _applicable(gates, reference, found.notes))
+    fault = first_fault(results, found.weights, found.operators)
     return Report(
         tool=f"ernie-export {ernie_export.__version__}",
         time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -83,9 +99,13 @@ def validate(
         recipe=recipe,
         target=target,
         verdict="passed" if all(result.passed for result in results) else "failed",
+        fault=fault,
         gates=results,
         metrics=found.metrics,
         layers=found.layers,
+        drift=found.drift,
+        operators=[OperatorReport(**asdict(error)) for error in found.operators],
+        weights=[WeightReport(**asdict(error)) for error in found.weights],
         kl_histogram=found.kl_histogram,
         continuations=found.continuations,
         inputs=trial.inputs(),
@@ -98,17 +118,20 @@ def validate(
     )
 
 
-def _open_engine(folder: Path, probes: Sequence[str]) -> Engine:
+def _open_engine(folder: Path, probes: Sequence[str], given: Sequence[str]) -> Engine:
     from ernie_export.engine.open import open_engine
 
-    return open_engine(folder, probes=probes)
+    return open_engine(folder, probes=probes, given=given)
+
+
+ROUTED = ("operators.routing_error", "operators.experts_error", "operators.shared_error")
 
 
 def _applicable(gates: Mapping[str, Bounds], reference: Reference, notes: list[str]) -> dict[str, Bounds]:
     """All gates, but those on routing where the checkpoint itself has no router."""
     if reference.moe_layers:
         return dict(gates)
-    idle = [name for name in gates if name.startswith("routing.")]
+    idle = [name for name in gates if name.startswith("routing.") or name in ROUTED]
     notes += [f"{name} does not apply: the checkpoint has no experts" for name in idle]
     return {name: gate for name, gate in gates.items() if name not in idle}
 
@@ -118,6 +141,9 @@ class _Findings:
     progress: Progress
     metrics: dict[str, float] = field(default_factory=dict)
     layers: list[LayerReport] = field(default_factory=list)
+    weights: list[WeightError] = field(default_factory=list)
+    operators: list[OperatorError] = field(default_factory=list)
+    drift: list[DriftReport] = field(default_factory=list)
     kl_histogram: Histogram | None = None
     continuations: list[Continuation] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
@@ -148,15 +174,45 @@ class _Trial:
         count, tokens = self._windows.ids.shape
         return Inputs(source=self._windows.source, windows=count, tokens=tokens, sha256=self._windows.sha256)
 
+    def compare_weights(self, checkpoint: Checkpoint) -> None:
+        """What is stored against the checkpoint, where the folder says in which formats it is stored."""
+        if not (self._folder / "recipe.toml").is_file():
+            self._found.notes.append("The weights were not compared: the folder holds no recipe.toml")
+            return
+        parts = Recipe.read(self._folder / "recipe.toml").parts
+        with self._found.stage("weights", None, "B") as step:
+            self._found.weights = compare_weights(self._folder, self.graph, checkpoint, parts, step)
+        self._found.metrics |= weight_metrics(self._found.weights)
+        self._found.claims.append("every stored weight")
+
     def run(self) -> None:
+        self._compare_operators()
         watched = self._compare_windows()
         if self._found.metrics["logits.non_finite"]:
             self._found.notes.append("Nothing more was measured: the engine's logits are not all finite")
             return
         with self._found.stage("open"):
-            engine = self._open(self._folder, ())
+            engine = self._open(self._folder, (), ())
         self._check_consistency(engine, watched)
         self._continue_greedily(engine)
+
+    def _compare_operators(self) -> None:
+        """Each operator and each layer alone, fed with the reference's values; and left to themselves."""
+        ids = self._windows.ids[0]
+        with self._found.stage("operators", 3) as step:
+            want = self._reference.states(ids)
+            inner = [name for name in want if name != "logits"]
+            outputs = layer_outputs(want)
+            fed = run_given(self._open(self._folder, inner, inner), ids, want)
+            self._found.operators = compare_operators(want, fed)
+            step.advance()
+            added = run_given(self._open(self._folder, outputs, outputs), ids, want)
+            step.advance()
+            free = run_given(self._open(self._folder, outputs, ()), ids, {})
+            step.advance()
+        self._found.drift = [DriftReport(**asdict(drift)) for drift in compare_layers(want, added, free)]
+        self._found.metrics |= operator_metrics(self._found.operators)
+        self._found.claims.append(f"every operator alone, on {len(ids)} tokens")
 
     def _compare_windows(self) -> Array:
         """Logits, routing, perplexity: with the routers of the engine shown.
@@ -167,7 +223,7 @@ class _Trial:
 
         layers = self._reference.moe_layers
         with self._found.stage("windows", len(self._windows.ids)) as step:
-            engine = self._open(self._folder, runners.probe_names(layers))
+            engine = self._open(self._folder, runners.probe_names(layers), ())
             compared = runners.compare(self._reference, engine, self._windows.ids, step)
             watched = prefill(engine, self._heads()[0])
         logits = [window.logits for window in compared]

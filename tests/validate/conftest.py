@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,12 @@ class ReferenceSession:
     def truncate(self, row: int, length: int) -> None:
         del self.tokens[row][length:]
 
-    def feed(self, rows: Sequence[Sequence[int]], all_logits: bool = False) -> Fed:
+    def feed(
+        self,
+        rows: Sequence[Sequence[int]],
+        all_logits: bool = False,
+        given: Sequence[Mapping[str, Array]] = (),
+    ) -> Fed:
         fed = Fed([], [])
         for tokens, row in zip(self.tokens, rows, strict=True):
             tokens += row
@@ -175,12 +180,10 @@ class ReferenceSession:
         return fed
 
     def _run(self, tokens: list[int], new: int) -> tuple[Array, dict[str, Array]]:
-        output = self.engine.reference.run(np.array([tokens]))
-        probes = {}
-        for name in self.engine.probes:
-            _, layer, _, what = name.split(".")
-            probes[name] = getattr(output, what)[int(layer)][0, -new:]
-        return self.engine.change(output.logits[0, -new:], tokens, len(self.tokens)), probes
+        """The model is the reference's, so what it computes is what it would compute of what it is given."""
+        states = self.engine.reference.states(np.array(tokens))
+        probes = {name: states[name][-new:] for name in self.engine.probes}
+        return self.engine.change(states["logits"][-new:], tokens, len(self.tokens)), probes
 
 
 @pytest.fixture
@@ -194,10 +197,10 @@ def opener(checkpoint: Path) -> Callable[..., Any]:
         change: Change = lambda logits, *_: logits,
         prepare: Callable[[Any], object] = lambda model: None,
         folder: Path = checkpoint,
-    ) -> Callable[[Path, Sequence[str]], ReferenceEngine]:
+    ) -> Callable[[Path, Sequence[str], Sequence[str]], ReferenceEngine]:
         reference = Reference.open(folder)
         prepare(reference._model)
-        return lambda _, probes: ReferenceEngine(reference, change, probes)
+        return lambda _, probes, __: ReferenceEngine(reference, change, probes)
 
     return made
 

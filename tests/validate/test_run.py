@@ -18,12 +18,8 @@ from ernie_export.validate.report import Report
 from ernie_export.validate.run import validate
 from ernie_export.validate.sample import Sample
 
-GATES = {
-    **Recipe.find("fp32").gates,
-    "decode.max_difference": Gate(max=1e-4),
-    "batch.max_difference": Gate(max=1e-4),
-    "routing.largest_changed_gap": Gate(max=1e-6),
-}
+#: Those of the fp32 recipe; the engines of numpy have no stored weights to compare.
+GATES = {name: gate for name, gate in Recipe.find("fp32").gates.items() if not name.startswith("weights.")}
 Validated = Callable[..., Report]
 
 
@@ -71,7 +67,7 @@ def test_an_honest_engine_passes(validated: Validated, checkpoint: Path) -> None
     assert report.checkpoint.name == checkpoint.name
     assert {claim.where for claim in report.claims} == {"ran here"}
     assert report.software["transformers"]
-    assert set(report.timings) == {"reference", "windows", "open", "consistency", "greedy"}
+    assert set(report.timings) == {"reference", "operators", "windows", "open", "consistency", "greedy"}
 
 
 def test_the_same_inputs_give_the_same_report_but_for_times(
@@ -156,9 +152,11 @@ def test_a_single_logit_that_is_no_number_fails_without_any_gate(validated: Vali
 
 def test_what_goes_wrong_only_in_decode_fails(validated: Validated) -> None:
     report = validated(change=lambda logits, *_: logits + 0.01 * np.arange(300) * (len(logits) == 1))
-    assert failed(report) == {"decode.max_difference", "batch.max_difference", "greedy.agreement"} & failed(
-        report
-    )
+    assert failed(report) == {
+        "decode.max_difference",
+        "batch.max_difference",
+        "greedy.agreement_min",
+    } & failed(report)
     assert "decode.max_difference" in failed(report)
 
 
@@ -193,7 +191,7 @@ def test_an_engine_that_is_another_while_it_is_watched_fails(
     report = validate(
         folder_for(checkpoint), checkpoint, {"probes.max_difference": Gate(max=1e-6)},
         recipe="r", target="t", sample=Sample(text=text, window_tokens=48, windows=1, new_tokens=2),
-        opener=lambda folder, probes: (honest if probes else other)(folder, probes),
+        opener=lambda folder, probes, given: (honest if probes else other)(folder, probes, given),
     )  # fmt: skip
     assert failed(report) == {"probes.max_difference"}
     assert report.metrics["probes.max_difference"] == pytest.approx(0.01, abs=1e-5)
@@ -204,14 +202,14 @@ def test_nan_that_appears_only_in_decode_fails(validated: Validated) -> None:
     assert {"decode.max_difference", "batch.max_difference"} <= failed(report)
     assert report.metrics["decode.max_difference"] == np.inf
     assert any(note.startswith("No greedy continuation") for note in report.notes)
-    assert {gate.name: gate.value for gate in report.gates}["greedy.agreement"] is None
+    assert {gate.name: gate.value for gate in report.gates}["greedy.agreement_min"] is None
 
 
 def test_gates_on_routing_do_not_apply_to_a_dense_model(validated: Validated, dense_checkpoint: Path) -> None:
     report = validated(folder=dense_checkpoint)
     assert report.verdict == "passed"
     assert not [gate for gate in report.gates if gate.name.startswith("routing.")]
-    assert sum("does not apply" in note for note in report.notes) == 2
+    assert sum("does not apply" in note for note in report.notes) == 5
     assert report.layers == []
 
 
@@ -267,8 +265,13 @@ def test_an_engine_that_shows_no_routing_cannot_be_compared(
     checkpoint: Path, folder_for: Callable[[Path], Path], text: Path, opener: Any
 ) -> None:
     blind = opener()
-    with pytest.raises(WorkError, match=r"does not show layers\.1\.routing\.indices"):
-        run_on(folder_for(checkpoint), checkpoint, text, lambda: lambda folder, probes: blind(folder, ()))
+    with pytest.raises(WorkError, match=r"does not show embedding\.output"):
+        run_on(
+            folder_for(checkpoint),
+            checkpoint,
+            text,
+            lambda: lambda folder, _, given: blind(folder, (), given),
+        )
 
 
 def test_a_folder_that_is_no_bundle_is_the_users_mistake(checkpoint: Path, text: Path, opener: Any) -> None:
