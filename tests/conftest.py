@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 from ernie_export.checkpoint import embedded
 from ernie_export.recipe import Recipe
 from ernie_export.target import Target
+
+# Two workers on two cores: a thread that waits by spinning takes the other worker's core.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 BuiltBundle = Callable[[str], Path]
 

@@ -23,7 +23,7 @@ from ernie_export.validate.report import Report
 BuiltBundle = Callable[[str], Path]
 CPU = Target.find("cpu")
 
-#: A build in a process of its own that is killed at the n-th sign of progress.
+#: A build in a process of its own that is killed at the n-th sign of progress of a kind (any, if none is named).
 KILLED = """
 import os, signal, sys
 from contextlib import contextmanager
@@ -32,11 +32,11 @@ from ernie_export import atomic, pipeline
 from ernie_export.recipe import Recipe
 from ernie_export.target import Target
 
-left = int(sys.argv[3])
+left, kind = int(sys.argv[3]), sys.argv[4]
 
 def one_more(where):
     global left
-    left -= 1
+    left -= kind in where
     print(where, flush=True)
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -75,9 +75,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def run_killed(nano: Path, output: Path, after: int) -> tuple[int, list[str]]:
+def run_killed(nano: Path, output: Path, after: int, kind: str = "") -> tuple[int, list[str]]:
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(nano), str(output), str(after)],
+        [sys.executable, "-c", KILLED, str(nano), str(output), str(after), kind],
         stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout.splitlines()
@@ -184,12 +184,12 @@ def test_killed_in_the_weight_writer_and_while_validating(
 ) -> None:
     """Twice on one build, then to the end."""
     output = tmp_path / "bundle"
-    code, lines = run_killed(nano, output, 14)
+    code, lines = run_killed(nano, output, 9, "inside Quantize and write")
     assert code == -signal.SIGKILL and lines[-1] == "inside Quantize and write"
     finished = set(json.loads((tmp_path / ".bundle.partial" / "journal.json").read_bytes()))
     assert "model.onnx" in finished and "recipe.toml" not in finished
-    code, lines = run_killed(nano, output, 90)
-    assert code == -signal.SIGKILL
+    code, lines = run_killed(nano, output, 2, "inside Validate")
+    assert code == -signal.SIGKILL and lines[-1].startswith("inside Validate")
     pipeline.build(nano, CPU, Recipe.find("int4"), output)
     assert contents(output) == contents(bundle("int4"))
 
