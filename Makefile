@@ -29,7 +29,7 @@ test-slow: .venv/.dev ## the tests that take minutes
 lint: .venv/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict ernie_export
+	$(BIN)/mypy ernie_export
 
 system-deps: $(HEADERS) ## what the tests need of Debian: g++ and ONNX Runtime's C++ headers
 	@command -v g++ > /dev/null || { apt-get -q update && apt-get -q install --yes g++; }

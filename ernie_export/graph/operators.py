@@ -77,8 +77,8 @@ def translations() -> dict[Any, Callable[..., Any]]:
     def routing(hidden: Any, weight: Any, bias: Any, k: int, norm_min: float) -> Any:
         return op.MoERouting(hidden, weight, bias, k=k, norm_min=norm_min)
 
-    def experts(hidden: Any, indices: Any, scores: Any, *weights: Any) -> Any:
-        *weights, bits, block_size = weights
+    def experts(hidden: Any, indices: Any, scores: Any, *arguments: Any) -> Any:
+        *weights, bits, block_size = arguments
         return op.MoEExperts(
             hidden, indices, scores, *weights,
             num_experts=weights[0].shape[0], k=indices.shape[-1], bits=bits, block_size=block_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 #: The sets of bodies by name: bodies, and the opsets they import.
-SETS = {
+SETS: dict[str, tuple[Callable[[int], dict[str, str]], dict[str, int]]] = {
     "portable": (lambda _level: portable.BODIES, portable.OPSETS),
     "onnxruntime": (onnxruntime.bodies, onnxruntime.OPSETS),
 }
@@ -24,7 +25,7 @@ SETS = {
 def weight_files(model: ir.Model) -> list[WeightFile]:
     return layout(
         {
-            name: (np.dtype(value.dtype.numpy()), tuple(int(size) for size in value.shape))
+            name: (np.dtype(value.dtype.numpy()), value.shape.numpy())
             for name, value in model.graph.initializers.items()
             if value.dtype is not None and value.shape is not None
         }

@@ -41,6 +41,13 @@ def rows(name: str, shape: tuple[int, ...], form: PartFormat) -> dict[str, Tenso
 class Stored(nn.Module):
     """A module whose weights are buffers in one stored form."""
 
+    weight: Tensor
+    scales: Tensor
+    gate_up: Tensor
+    gate_up_scales: Tensor
+    down: Tensor
+    down_scales: Tensor
+
     def __init__(self, form: PartFormat, **shapes: tuple[int, ...]):
         super().__init__()
         self.bits, self.block_size = packing(form)
@@ -76,13 +83,15 @@ class Embedding(Matrix):
 
 
 class Norm(nn.Module):
+    weight: Tensor
+
     def __init__(self, size: int, eps: float):
         super().__init__()
         self.eps = eps
         self.register_buffer("weight", torch.empty(size, dtype=torch.float32, device="meta"))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x, list(self.weight.shape), self.weight, self.eps)
 
 
 class Mlp(nn.Module):
@@ -98,6 +107,9 @@ class Mlp(nn.Module):
 
 class Router(nn.Module):
     """Always fp32, as in ERNIE: the correction bias moves the choice and never the weight."""
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, config: ErnieConfig):
         super().__init__()
@@ -147,6 +159,9 @@ class Attention(nn.Module):
 
 class Rope(nn.Module):
     """Tables of cos and sin for every position, fp32: θ^(−2j/D) times the position."""
+
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, config: ErnieConfig, context: int):
         super().__init__()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 BITS = {"int8": 8, "int4": 4}
-FLOATS = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+FLOATS: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 SCALES = np.dtype(np.float16)
 
 #: Scales tried for a block, as parts of the one that just reaches its largest weight.

@@ -54,8 +54,8 @@ from ernie_export.validate.weights import WeightError, compare_weights, weight_m
 Array = np.ndarray[Any, Any]
 SHOWN = 8
 """Tokens of the reference's text that are shown behind the first difference."""
-Opener = Callable[[Path, Sequence[str]], Engine]
-"""Opens the engine in a folder so that it shows the named tensors."""
+Opener = Callable[[Path, Sequence[str], Sequence[str]], Engine]
+"""Opens the engine in a folder so that it shows the first named values, and is given the second."""
 
 
 def validate(
