@@ -10,7 +10,7 @@ import typer
 from ernie_export.cli.inspect import Json, folder_of
 from ernie_export.cli.report_table import failed_gates, refusal, report_table
 from ernie_export.cli.terminal import table, terminal
-from ernie_export.errors import WorkError
+from ernie_export.errors import UserError, WorkError
 from ernie_export.readable import size
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder that `build` wrote.")]
@@ -29,14 +29,21 @@ def validate(
     The gates of its recipe decide.
     """
     from ernie_export.bundle.manifest import Manifest
+    from ernie_export.checkpoint.checkpoint import Checkpoint
     from ernie_export.recipe import Recipe
     from ernie_export.validate import run
 
-    target = Manifest.read(bundle).target
+    manifest = Manifest.read(bundle)
     recipe = Recipe.read(bundle / "recipe.toml")
     with terminal.progress() as progress:
+        checkpoint = folder_of(against)
+        if Checkpoint.open(checkpoint).fingerprint(progress) != manifest.checkpoint.fingerprint:
+            raise UserError(
+                f"{bundle} was not built from {checkpoint}, but from another {manifest.checkpoint.name}",
+                "Name the checkpoint it was built from with --against.",
+            )
         report = run.validate(
-            bundle, folder_of(against), recipe.gates, progress, recipe=recipe.name, target=target
+            bundle, checkpoint, recipe.gates, progress, recipe=recipe.name, target=manifest.target
         )
     if json:
         terminal.emit(report)

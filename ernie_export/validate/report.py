@@ -214,14 +214,21 @@ HEADLINES = {
     "perplexity.ratio": "Perplexity, export over checkpoint",
     "operators.exact_error": "Error of operators that must be exact",
     "operators.routing_error": "Error of the routers",
-    "operators.experts_error": "Error of the experts",
-    "weights.misplaced": "Weights not where they belong",
+    "operators.attention_error": "Error of attention's weights",
+    "operators.experts_error": "Error of the experts, the worst of them",
+    "operators.shared_error": "Error of the shared experts",
+    "operators.dense_error": "Error of the dense layers",
+    "operators.embedding_error": "Error of the embedding",
+    "operators.head_error": "Error of the head",
+    "weights.misplaced": "Stored weights further off than half a step",
+    "weights.relative_error": "Error of the stored weights",
     "greedy.agreement": "Greedy text the same, mean",
     "decode.max_difference": "Prefill against decode",
     "batch.max_difference": "Alone against in a batch",
+    "probes.max_difference": "Watched against as it ships",
     "logits.non_finite": "Logits that are no numbers",
 }
-PERCENT = ("logits.same_top1", "routing.agreement", "greedy.agreement")
+PERCENT = ("logits.same_top1", "routing.agreement", "greedy.agreement", "weights.misplaced")
 
 
 def _summary_row(name: str, value: float | None, gate: GateResult | None) -> SummaryRow:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ernie_export.bundle.manifest import FileEntry, Manifest
 from ernie_export.checkpoint import embedded
+from ernie_export.checkpoint.checkpoint import Checkpoint
+from ernie_export.progress import Silent
 from ernie_export.recipe import Recipe
 from ernie_export.validate import run as validate_run
 from ernie_export.validate.report import Report, Source
@@ -17,8 +21,9 @@ def sealed(tmp_path: Path, report) -> Path:
     """A bundle that holds a recipe and nothing else, with a true manifest and report."""
     text = Recipe.find("int8").to_toml().encode()
     (tmp_path / "recipe.toml").write_bytes(text)
+    fingerprint = Checkpoint.open(embedded.folder()).fingerprint(Silent())
     Manifest(
-        checkpoint=Source(name="tiny", fingerprint="f" * 64, architecture="Ernie4_5_MoeForCausalLM"),
+        checkpoint=Source(name="tiny", fingerprint=fingerprint, architecture="Ernie4_5_MoeForCausalLM"),
         recipe="int8",
         target="cpu",
         files={"recipe.toml": FileEntry(size=len(text), sha256=hashlib.sha256(text).hexdigest())},
@@ -56,8 +61,14 @@ def test_validate_judges_by_the_recipe_of_the_bundle(
     else:
         assert "Same likeliest token" in ran.out
 
-    run("validate", sealed, "--against", sealed)
-    assert asked[-1][1] == sealed
+    elsewhere = shutil.copytree(embedded.folder(), sealed.with_name(f"{sealed.name}-copy"))
+    run("validate", sealed, "--against", elsewhere)
+    assert asked[-1][1] == elsewhere
+
+    config = json.loads((elsewhere / "config.json").read_text())
+    (elsewhere / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-6}))
+    ran = run("validate", sealed, "--against", elsewhere)
+    assert ran.code == 2 and "was not built from" in ran.err and len(asked) == 2
 
 
 @pytest.mark.parametrize("command", ["validate", "verify"])
@@ -70,7 +81,7 @@ def test_a_folder_that_is_no_bundle(run, tmp_path: Path, command: str) -> None:
 def test_verify_of_a_whole_bundle(run, sealed: Path) -> None:
     ran = run("verify", sealed)
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out.startswith("1 files, ") and ran.out.endswith(" bytes: all as they were built\n")
+    assert ran.out.startswith("1 files, ") and ran.out.endswith("B: all as they were built\n")
 
 
 def test_verify_names_what_is_wrong(run, sealed: Path) -> None:
