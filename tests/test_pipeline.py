@@ -38,7 +38,7 @@ left, kind = int(sys.argv[3]), sys.argv[4]
 def one_more(where):
     global left
     left -= kind in where
-    os.write(1, f"{where}\n".encode())  # two threads tell of themselves: a line is one write
+    os.write(1, where.encode() + bytes([10]))  # two threads tell of themselves: a line is one write
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
