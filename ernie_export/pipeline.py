@@ -80,8 +80,8 @@ def build(
     recipe = recipe.model_copy(update={"context": context_of(checkpoint, recipe)})
     output = output.absolute()
     partial = output.parent / f".{output.name}.partial"
-    if output.exists() and not replace:
-        difference = unlike(output, checkpoint, recipe, target, progress)
+    difference = unlike(output, checkpoint, recipe, target, progress) if output.exists() else "is not there"
+    if output.exists() and not (difference and replace):
         if difference:
             raise UserError(
                 f"{output} exists and {difference}",
