@@ -80,16 +80,17 @@ def build(
     recipe = recipe.model_copy(update={"context": context_of(checkpoint, recipe)})
     output = output.absolute()
     partial = output.parent / f".{output.name}.partial"
-    difference = unlike(output, checkpoint, recipe, target, progress) if output.exists() else "is not there"
-    if output.exists() and not (difference and replace):
-        if difference:
+    if output.exists():
+        difference = unlike(output, checkpoint, recipe, target, progress)
+        if not difference:
+            shutil.rmtree(partial, ignore_errors=True)
+            report = Report.read(output / Report.FILE)
+            return BuildResult(output, output / Report.FILE, report.verdict, True, report, None)
+        if not replace:
             raise UserError(
                 f"{output} exists and {difference}",
                 "Name another --output, or add --replace to build over it.",
             )
-        shutil.rmtree(partial, ignore_errors=True)
-        report = Report.read(output / Report.FILE)
-        return BuildResult(output, output / Report.FILE, report.verdict, True, report, None)
     partial.mkdir(parents=True, exist_ok=True)
     with lock.held(partial):
         work = Work(partial, progress)
