@@ -39,7 +39,12 @@ def test_commands_and_python_run(tmp_path: Path) -> None:
         assert ran.stdout.strip(), command
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 0 and ran.stdout.strip(), ran.stderr
 
