@@ -112,6 +112,31 @@ class Continuation(_Record):
     """The part of the export's tokens before the first that the reference would not have chosen."""
 
 
+class BaselineRow(_Record):
+    """One metric against its value in the earlier report."""
+
+    name: str
+    before: float
+    value: float | None
+    """None: it was not measured this time."""
+    bound: float
+    """The worst that is allowed."""
+    allowed: str
+    """How the bound follows from `before`, as in baseline.Tolerance."""
+    passed: bool
+
+
+class BaselineReport(_Record):
+    """An earlier report of the same checkpoint on the same inputs, and what has become of its numbers."""
+
+    time: str
+    recipe: str
+    target: str
+    verdict: Verdict
+    seal: str
+    rows: list[BaselineRow]
+
+
 class Sizes(_Record):
     """Bytes."""
 
@@ -145,6 +170,8 @@ class Report(Document):
     verdict: Verdict
     gates: list[GateResult]
     metrics: dict[str, float]
+    baseline: BaselineReport | None = None
+    """None: it was not compared with any."""
     fault: str | None = None
     """The first operator or tensor that is off, where a gate says that something is."""
     layers: list[LayerReport]
@@ -231,19 +258,21 @@ HEADLINES = {
 PERCENT = ("logits.same_top1", "routing.agreement", "greedy.agreement", "weights.misplaced")
 
 
-def _summary_row(name: str, value: float | None, gate: GateResult | None) -> SummaryRow:
-    def shown(number: float | None) -> str:
-        if number is None:
-            return "not measured"
-        return f"{number:.2%}" if name in PERCENT else f"{number:.4g}"
+def shown(name: str, value: float | None) -> str:
+    """A metric's value for a person."""
+    if value is None:
+        return "not measured"
+    return f"{value:.2%}" if name in PERCENT else f"{value:.4g}"
 
+
+def _summary_row(name: str, value: float | None, gate: GateResult | None) -> SummaryRow:
     bounds: list[str] = []
     if gate is not None:
-        bounds = [f"≥ {shown(gate.min)}"] * (gate.min is not None) + [f"≤ {shown(gate.max)}"] * (
+        bounds = [f"≥ {shown(name, gate.min)}"] * (gate.min is not None) + [f"≤ {shown(name, gate.max)}"] * (
             gate.max is not None
         )
     passed = None if gate is None else gate.passed
-    return SummaryRow(HEADLINES.get(name, name), shown(value), ", ".join(bounds), passed)
+    return SummaryRow(HEADLINES.get(name, name), shown(name, value), ", ".join(bounds), passed)
 
 
 def layer_report(layer: int, metrics: dict[str, float], experts: ExpertMetrics | None = None) -> LayerReport:
