@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ernie_export import __version__
-from ernie_export.cli import build, chat, generate, inspect, machine, synthesize, validate
+from ernie_export.cli import build, chat, generate, inspect, machine, report, synthesize, validate
 from ernie_export.cli.terminal import terminal
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command()(inspect.inspect)
 app.command()(build.build)
 app.command()(validate.validate)
 app.command()(validate.verify)
+app.command()(report.report)
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(synthesize.synthesize)

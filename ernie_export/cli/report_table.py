@@ -10,7 +10,7 @@ from ernie_export.errors import WorkError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ernie_export.validate.report import Report
+    from ernie_export.validate.report import BaselineReport, Report
 
 
 def report_table(report: Report) -> RenderableType:
@@ -22,6 +22,23 @@ def report_table(report: Report) -> RenderableType:
     return table(("measured", "", "must be", ""), rows, right=(1,))
 
 
+def baseline_table(baseline: BaselineReport) -> RenderableType:
+    """What it was, is, and may be."""
+    from ernie_export.validate.report import HEADLINES, shown
+
+    titles = f"against {baseline.recipe} of {baseline.time}", "was", "is", "may be", "allowed", ""
+    rows = [
+        (
+            HEADLINES.get(row.name, row.name),
+            *(shown(row.name, value) for value in (row.before, row.value, row.bound)),
+            row.allowed,
+            verdict(row.passed),
+        )
+        for row in baseline.rows
+    ]
+    return table(titles, rows, right=(1, 2, 3))
+
+
 def verdict(passed: bool) -> RenderableType:
     return coloured("passed" if passed else "failed", passed)
 
@@ -31,5 +48,17 @@ def failed_gates(report: Report) -> list[str]:
 
 
 def refusal(report: Report, remedy: str) -> WorkError:
-    failed = failed_gates(report)
-    return WorkError(f"{len(failed)} of {len(report.gates)} gates failed ({', '.join(failed)})", remedy)
+    """What a failed report ends with; `remedy` is for its gates."""
+    failed, fallen = failed_gates(report), fallen_metrics(report)
+    causes = []
+    if failed:
+        causes.append(f"{len(failed)} of {len(report.gates)} gates failed ({', '.join(failed)})")
+    if fallen:
+        causes.append(f"{', '.join(fallen)} fell further below the baseline than is allowed")
+    if not failed:
+        remedy = f"Find what changed since, or allow it with --allow {fallen[0]}=…"
+    return WorkError("; ".join(causes), remedy)
+
+
+def fallen_metrics(report: Report) -> list[str]:
+    return [row.name for row in report.baseline.rows if not row.passed] if report.baseline else []

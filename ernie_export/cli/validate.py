@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ernie_export.cli.inspect import Json, folder_of
-from ernie_export.cli.report_table import failed_gates, refusal, report_table
+from ernie_export.cli.report import Compare, Forms, HtmlFile, JunitFile
+from ernie_export.cli.report_table import baseline_table, refusal, report_table
 from ernie_export.cli.terminal import table, terminal
 from ernie_export.errors import UserError, WorkError
 from ernie_export.readable import size
@@ -22,18 +23,41 @@ def validate(
         Path | None,
         typer.Option(metavar="CHECKPOINT", help="Its folder; without one, the small one that comes along."),
     ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="REPORT", help="Fail where quality has fallen against this earlier report."),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=HOW",
+            help="How far a metric may fall against the baseline: 1.1x, 0.005, or any; may be repeated.",
+        ),
+    ] = None,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write the report, to be a baseline later."),
+    ] = None,
+    html: HtmlFile = None,
+    junit: JunitFile = None,
+    compare: Compare = None,
     json: Json = False,
 ) -> None:
     """Compare a bundle with the original model.
 
-    The gates of its recipe decide.
+    The gates of its recipe decide, and the baseline where one is given.
     """
-    from ernie_export.bundle.manifest import Manifest
+    from ernie_export.bundle.manifest import Manifest, sha256_of
     from ernie_export.checkpoint.checkpoint import Checkpoint
     from ernie_export.recipe import Recipe
     from ernie_export.validate import run
+    from ernie_export.validate.baseline import Baseline
 
     manifest = Manifest.read(bundle)
+    forms = Forms(html, junit, report_file, compare or ())
+    if allow and baseline is None:
+        raise UserError("There is nothing to fall against", "Add --baseline REPORT.")
+    expected = Baseline.read(baseline, allow or (), manifest.checkpoint.fingerprint) if baseline else None
     recipe = Recipe.read(bundle / "recipe.toml")
     with terminal.progress() as progress:
         checkpoint = folder_of(against)
@@ -45,11 +69,18 @@ def validate(
         report = run.validate(
             bundle, checkpoint, recipe.gates, progress, recipe=recipe.name, target=manifest.target
         )
+    report = report.model_copy(update={"manifest_sha256": sha256_of(bundle / Manifest.FILE)})
+    if expected:
+        report = expected.judge(report)
+    forms.write(report, manifest.claims)
     if json:
         terminal.emit(report)
     else:
         terminal.show(report_table(report))
-    if failed_gates(report):
+        if report.baseline:
+            terminal.show("")
+            terminal.show(baseline_table(report.baseline))
+    if report.verdict == "failed":
         raise refusal(report, "Build with a recipe that keeps more bits.")
 
 
@@ -62,7 +93,12 @@ def verify(bundle: BundleFolder) -> None:
         problems = bundle_verify.verify(bundle, progress)
     if problems:
         terminal.show(table(("file", "problem"), [(problem.path, problem.message) for problem in problems]))
-        raise WorkError(f"{bundle} is not what was built", "Fetch or build the bundle again.")
+        first = problems[0]
+        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise WorkError(
+            f"{bundle} is not what was built: {first.path}: {first.message}{more}",
+            "Fetch or build the bundle again.",
+        )
     files = Manifest.read(bundle).files
     terminal.show(
         f"{len(files)} files, {size(sum(file.size for file in files.values()))}: all as they were built"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +74,9 @@ def render(report: Report, others: Sequence[tuple[str, Report]] = (), built: Seq
         agreement=figures.agreement(report.layers),
         load=figures.load(report.layers),
         scatter=figures.quality_against_size(report, others),
-        others=[_build_row(name, other) for name, other in [("this build", report), *others]] if others else [],
+        others=[_build_row(name, other) for name, other in [("this build", report), *others]]
+        if others
+        else [],
         spoken=[_spoken(continuation) for continuation in report.continuations],
         parts=_bars(report.sizes.parts, size),
         files=sorted((name, size(count)) for name, count in report.sizes.files.items()),
@@ -83,7 +85,7 @@ def render(report: Report, others: Sequence[tuple[str, Report]] = (), built: Seq
         seconds=f"{sum(report.timings.values()):.3g} s",
         peak=size(report.metrics["memory.peak_bytes"]) if "memory.peak_bytes" in report.metrics else None,
         claims=[*(claim for claim in built if claim not in report.claims), *report.claims],
-        machine=[(name, size(v) if name == "memory_bytes" else v) for name, v in report.machine.items()],
+        machine=[(name, size(int(v)) if name == "memory_bytes" else v) for name, v in report.machine.items()],
     )
     return page.translate(CONTROLS).encode()
 
@@ -135,7 +137,11 @@ def _gate_rows(report: Report) -> list[GateRow]:
 def _used(name: str, value: float | None, low: float | None, high: float | None) -> float | None:
     """How much of the way from the ideal value to the bound has been gone, in percent."""
     ideal = 1.0 if name == "perplexity.ratio" or high is None else 0.0
-    if value is None or (value >= ideal and high in (None, ideal)) or (value < ideal and low in (None, ideal)):
+    if (
+        value is None
+        or (value >= ideal and high in (None, ideal))
+        or (value < ideal and low in (None, ideal))
+    ):
         return None if value != ideal else 0.0
     bound = high if value >= ideal else low
     assert bound is not None
@@ -177,12 +183,13 @@ def _build_row(name: str, report: Report) -> tuple[str, str, str, str, str, str,
 
 
 def _spoken(continuation: Continuation) -> Spoken:
-    same = os.path.commonprefix([continuation.reference, continuation.export])
+    reference, export = continuation.reference, continuation.export
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reference, export, strict=False)))
     return Spoken(
         prompt=continuation.prompt,
-        same=same,
-        reference=continuation.reference[len(same) :],
-        export=continuation.export[len(same) :],
+        same=reference[:same],
+        reference=reference[same:],
+        export=export[same:],
         agreement=f"{continuation.agreement:.0%}",
     )
 

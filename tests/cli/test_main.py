@@ -19,6 +19,7 @@ COMMANDS = [
     "build",
     "validate",
     "verify",
+    "report",
     "generate",
     "chat",
     "synthesize",
