@@ -8,7 +8,7 @@ first operator that is further off than its gate allows is where a fault is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 States = Mapping[str, Array]
 
+CORE = ".attention.core.output"
 #: The part that an operator belongs to, by a piece of its name; the first that fits.
 KINDS = {
-    ".attention.core": "exact",
+    CORE: "exact",
     ".attention.": "attention",
     "_norm.": "exact",
     ".after_attention": "exact",
@@ -67,12 +68,50 @@ def layer_outputs(reference: States) -> list[str]:
     ]
 
 
-def run_given(engine: Engine, ids: Array, reference: States) -> dict[str, Array]:
-    """What the engine shows of one window `ids` [S], given the reference's values it was opened for."""
+def run_given(engine: Engine, ids: Array, reference: States, cuts: Sequence[int] = ()) -> dict[str, Array]:
+    """What the engine shows of one window `ids` [S], given the reference's values it was opened for.
+
+    The window is fed in one piece, or cut before the positions `cuts`: each piece then sees those
+    before it through the cache.
+    """
     tokens: list[int] = ids.tolist()
-    given = [dict(reference)] if reference else ()
-    fed = engine.start(1, len(tokens)).feed([tokens], all_logits=True, given=given)
-    return {**fed.probes[0], "logits": fed.logits[0]}
+    session = engine.start(1, len(tokens))
+    pieces: list[dict[str, Array]] = []
+    for begin, end in pairwise([0, *cuts, len(tokens)]):
+        given = [{name: values[begin:end] for name, values in reference.items()}] if reference else ()
+        fed = session.feed([tokens[begin:end]], all_logits=True, given=given)
+        pieces.append({**fed.probes[0], "logits": fed.logits[0]})
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+SINGLE = 8
+"""Tokens that are fed one by one, as in decode."""
+
+
+def cached_feeding(tokens: int) -> list[int]:
+    """Where to cut a window so that all three ways of feeding occur: prefill, decode, several over a cache."""
+    half = tokens // 2
+    return [cut for cut in range(half, half + SINGLE + 1) if 0 < cut < tokens]
+
+
+def compare_cached(reference: States, export: States) -> list[OperatorError]:
+    """As compare_operators, of a window that was cut; the errors of attention are the cache's."""
+    errors = compare_operators(reference, export)
+    for error in errors:
+        if error.name.endswith(CORE):
+            error.name, error.kind = error.name.removesuffix(CORE) + ".attention.cache", "cache"
+    return errors
+
+
+def largest_activation(reference: States) -> tuple[str, float]:
+    """The value of the reference that reaches furthest from zero, and how far."""
+    reached = {
+        name: float(np.abs(values).max())
+        for name, values in reference.items()
+        if np.issubdtype(values.dtype, np.floating)
+    }
+    name = max(reached, key=lambda name: reached[name])
+    return name, reached[name]
 
 
 def compare_operators(reference: States, export: States) -> list[OperatorError]:
@@ -161,7 +200,7 @@ def least_cosine(want: Array, got: Array) -> float:
 
 
 def worst(errors: Iterable[OperatorError]) -> list[OperatorError]:
-    """Of several windows, the worst of each operator; in the graph's order."""
+    """Of several runs, the worst of each operator; in the graph's order."""
     found: dict[str, OperatorError] = {}
     for error in errors:
         seen = found.setdefault(error.name, error)

@@ -82,6 +82,7 @@ class WeightReport(_Record):
     source: str
     relative_error: float
     misplaced: float
+    block_error: float
 
 
 class DriftReport(_Record):
@@ -247,8 +248,11 @@ HEADLINES = {
     "operators.dense_error": "Error of the dense layers",
     "operators.embedding_error": "Error of the embedding",
     "operators.head_error": "Error of the head",
+    "operators.cache_error": "Error of attention over the cache",
+    "activations.largest": "Largest activation of the checkpoint",
     "weights.misplaced": "Stored weights further off than half a step",
     "weights.relative_error": "Error of the stored weights",
+    "weights.block_error": "Error of the stored weights, the worst block",
     "greedy.agreement": "Greedy text the same, mean",
     "decode.max_difference": "Prefill against decode",
     "batch.max_difference": "Alone against in a batch",

@@ -28,11 +28,15 @@ from ernie_export.validate.fault import first_fault
 from ernie_export.validate.gates import Bounds, evaluate
 from ernie_export.validate.operators import (
     OperatorError,
+    cached_feeding,
+    compare_cached,
     compare_layers,
     compare_operators,
+    largest_activation,
     layer_outputs,
     operator_metrics,
     run_given,
+    worst,
 )
 from ernie_export.validate.report import (
     Claim,
@@ -54,6 +58,7 @@ from ernie_export.validate.weights import WeightError, compare_weights, weight_m
 Array = np.ndarray[Any, Any]
 SHOWN = 8
 """Tokens of the reference's text that are shown behind the first difference."""
+LARGEST_FP16 = float(np.finfo(np.float16).max)
 Opener = Callable[[Path, Sequence[str], Sequence[str]], Engine]
 """Opens the engine in a folder so that it shows the first named values, and is given the second."""
 
@@ -87,7 +92,7 @@ def validate(
     trial.run()
     found.metrics["memory.peak_bytes"] = float(environment.peak_memory())
     results = evaluate(found.metrics, _applicable(gates, reference, found.notes))
-    fault = first_fault(results, found.weights, found.operators)
+    fault = first_fault(results, found.weights, found.operators, found.largest)
     return Report(
         tool=f"ernie-export {ernie_export.__version__}",
         time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -143,6 +148,8 @@ class _Findings:
     layers: list[LayerReport] = field(default_factory=list)
     weights: list[WeightError] = field(default_factory=list)
     operators: list[OperatorError] = field(default_factory=list)
+    largest: str = ""
+    """The name of the value that reaches furthest from zero."""
     drift: list[DriftReport] = field(default_factory=list)
     kl_histogram: Histogram | None = None
     continuations: list[Continuation] = field(default_factory=list)
@@ -203,8 +210,10 @@ class _Trial:
             want = self._reference.states(ids)
             inner = [name for name in want if name != "logits"]
             outputs = layer_outputs(want)
-            fed = run_given(self._open(self._folder, inner, inner), ids, want)
-            self._found.operators = compare_operators(want, fed)
+            engine = self._open(self._folder, inner, inner)
+            at_once = compare_operators(want, run_given(engine, ids, want))
+            cut = compare_cached(want, run_given(engine, ids, want, cached_feeding(len(ids))))
+            self._found.operators = worst([*at_once, *cut])
             step.advance()
             added = run_given(self._open(self._folder, outputs, outputs), ids, want)
             step.advance()
@@ -212,7 +221,17 @@ class _Trial:
             step.advance()
         self._found.drift = [DriftReport(**asdict(drift)) for drift in compare_layers(want, added, free)]
         self._found.metrics |= operator_metrics(self._found.operators)
+        self._note_largest(*largest_activation(want))
         self._found.claims.append(f"every operator alone, on {len(ids)} tokens")
+
+    def _note_largest(self, name: str, value: float) -> None:
+        self._found.metrics["activations.largest"] = value
+        self._found.largest = name
+        if value > LARGEST_FP16:
+            self._found.notes.append(
+                f"{name} reaches {value:.3g}, beyond fp16's {LARGEST_FP16:.0f}: "
+                "an engine that computes in fp16 would overflow there"
+            )
 
     def _compare_windows(self) -> Array:
         """Logits, routing, perplexity: with the routers of the engine shown.

@@ -1,8 +1,9 @@
 """The stored weights against the checkpoint's, tensor by tensor and expert by expert.
 
 Running the operators shows a wrong weight only where the tried tokens lead through it; this reads
-every one.  A quantized weight must lie within half a step of the checkpoint's, but for the few that
-the search for the best scale clips; a float must be the checkpoint's, rounded once.
+every one.  A quantized weight must lie within half a step of the checkpoint's, or of the end of what
+its block's scale reaches where the checkpoint's is beyond that; a float must be the checkpoint's,
+rounded once.  That holds for any scale, so how well the scales fit is measured beside it, by block.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class WeightError:
     relative_error: float
     misplaced: float
     """The part of the weights that are further than half a step from where they should be."""
+    block_error: float
+    """The largest relative error of the weights that share a scale; of a float tensor, of a row."""
 
 
 def compare_weights(
@@ -57,9 +60,15 @@ def compare_weights(
         for stored in file.tensors:
             if not stored.name.endswith("scales"):
                 found = list(_compare(folder, file, stored, checkpoint, parts))
-                errors.append(max(found, key=lambda error: (error.misplaced, error.relative_error)))
+                errors.append(max(found, key=_badness))
                 step.advance(stored.nbytes)
     return errors
+
+
+def _badness(error: WeightError) -> tuple[float, float, float]:
+    """What is not finite is worse than any number."""
+    misplaced, *errors = error.misplaced, error.block_error, error.relative_error
+    return misplaced, *(np.nan_to_num(value, nan=np.inf) for value in errors)
 
 
 def _compare(
@@ -71,8 +80,10 @@ def _compare(
     data = mapped(stored)
     form = form_of(stored.name, parts)
     if form is None:
-        yield _error(stored.name, stored.name, plain(stored, checkpoint), data, np.zeros(()))
+        want = plain(stored, checkpoint)
+        yield _error(stored.name, stored.name, want, want, data, np.zeros(()), want.shape[-1])
         return
+    block = packing(form)[1]
     names = {part.name: part for part in file.tensors}
     scales = mapped(names[scales_of(stored.name)]) if packing(form)[0] else None
     many = data.ndim == 3  # experts, and a row of scales for each
@@ -80,25 +91,36 @@ def _compare(
         one = Packed(
             data[number] if many else data, None if scales is None else scales[number] if many else scales
         )
-        yield _error(stored.name, source, matrix, dequantize(one, form), _half_step(one, matrix, form))
+        matrix = matrix.astype(np.float32)
+        nearest, allowed = _nearest(one, matrix, form)
+        yield _error(
+            stored.name, source, matrix, nearest, dequantize(one, form), allowed, block or matrix.shape[1]
+        )
 
 
-def _half_step(packed: Packed, matrix: Array, form: PartFormat) -> Array:
-    """How far each weight may be from the checkpoint's, [N,K]."""
+def _nearest(packed: Packed, matrix: Array, form: PartFormat) -> tuple[Array, Array]:
+    """The nearest to each weight that its scale can reach, and how far from there it may be, [N,K] each."""
     if packed.scales is None:
-        return np.abs(matrix.astype(packed.data.dtype).astype(np.float32) - matrix.astype(np.float32))
-    steps = np.abs(packed.scales.astype(np.float32))
-    return np.repeat(steps * (0.5 + SLACK), packing(form)[1], axis=1)
+        return matrix, np.abs(matrix.astype(packed.data.dtype).astype(np.float32) - matrix)
+    bits, block = packing(form)
+    scales = np.repeat(packed.scales.astype(np.float32), block, axis=1)
+    ends = scales * -(2 ** (bits - 1)), scales * (2 ** (bits - 1) - 1)
+    return np.clip(matrix, np.minimum(*ends), np.maximum(*ends)), np.abs(scales) * (0.5 + SLACK)
 
 
-def _error(name: str, source: str, want: Array, got: Array, allowed: Array) -> WeightError:
-    want, got = want.astype(np.float32), got.astype(np.float32)
-    near = np.abs(got - want) <= allowed  # a NaN is never near
-    return WeightError(name, source, relative_error(want, got), 1 - float(near.mean()))
+def _error(
+    name: str, source: str, want: Array, nearest: Array, got: Array, allowed: Array, block: int
+) -> WeightError:
+    got = got.astype(np.float32)
+    near = np.abs(got - nearest) <= allowed  # a NaN is never near
+    off, size = (np.linalg.norm(values.reshape(-1, block), axis=1) for values in (got - want, want))
+    off = np.divide(off, size, out=np.where(off == 0, 0.0, np.inf), where=size > 0)
+    return WeightError(name, source, relative_error(want, got), 1 - float(near.mean()), float(off.max()))
 
 
 def weight_metrics(errors: list[WeightError]) -> dict[str, float]:
     return {
         "weights.misplaced": max(error.misplaced for error in errors),
         "weights.relative_error": float(np.max([error.relative_error for error in errors])),
+        "weights.block_error": float(np.max([error.block_error for error in errors])),
     }
