@@ -122,3 +122,13 @@ def test_bodies_run_without_the_library(exported: Exported, library: Library, id
     by_library = logits(folder, ids, library)
     assert library.runs() != before
     assert np.abs(by_bodies - by_library).max() > 1e-3
+
+
+def test_no_body_stands_in_for_a_type_that_the_library_lacks(
+    exported: Exported, library: Library, ids: Array
+) -> None:
+    """A library takes an operator over by name, for all its nodes: without a kernel for fp16 experts, none loads."""
+    folder = exported("fp16", "portable")
+    assert np.isfinite(logits(folder, ids)).all()
+    with pytest.raises(Exception, match=r"float16.*MoEExperts"):
+        logits(folder, ids, library)
