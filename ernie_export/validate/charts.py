@@ -50,7 +50,9 @@ class Scale:
     def _steps(self) -> list[float]:
         step = step_of(self.high - self.low)
         first = math.ceil(self.low / step - 1e-9)
-        return [(first + number) * step for number in range(int((self.high - first * step) / step + 1e-9) + 1)]
+        return [
+            (first + number) * step for number in range(int((self.high - first * step) / step + 1e-9) + 1)
+        ]
 
 
 def step_of(span: float) -> float:

@@ -58,7 +58,9 @@ def drift(layers: Sequence[DriftReport]) -> Plot | None:
         Line(
             name,
             [
-                Dot(x.at(layer), y.at(error), f"Layer {layer}, {name}: error {error:.3g}, cosine {cosine:.6f}")
+                Dot(
+                    x.at(layer), y.at(error), f"Layer {layer}, {name}: error {error:.3g}, cosine {cosine:.6f}"
+                )
                 for layer, error, cosine in points
             ],
         )
@@ -236,7 +238,9 @@ def load(layers: Sequence[LayerReport]) -> Heat | None:
         cells = []
         for expert, share in enumerate(layer.expert_load):
             before = layer.expert_load_reference[expert] if layer.expert_load_reference else share
-            title = f"Layer {layer.layer}, expert {expert}: {share:.1%} of the tokens, checkpoint {before:.1%}"
+            title = (
+                f"Layer {layer.layer}, expert {expert}: {share:.1%} of the tokens, checkpoint {before:.1%}"
+            )
             cells.append(Cell(level(share / even, LOAD_SHADES), title))
             most = max(most, (share / even, f"expert {expert} of layer {layer.layer}"))
         rows.append((str(layer.layer), cells))
