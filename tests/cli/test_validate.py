@@ -87,8 +87,9 @@ def test_verify_of_a_whole_bundle(run, sealed: Path) -> None:
 
 
 def test_verify_names_what_is_wrong(run, sealed: Path) -> None:
+    size = (sealed / "recipe.toml").stat().st_size
     (sealed / "recipe.toml").write_text("name = 'other'")
     ran = run("verify", sealed)
     assert ran.code == 1
     assert [line.split()[0] for line in ran.out.splitlines()] == ["file", "recipe.toml"]
-    assert ran.err == f"error: {sealed} is not what was built. Fetch or build the bundle again.\n"
+    assert ran.err == f"error: {sealed} is not what was built: recipe.toml: has 14 bytes, the manifest lists {size}. Fetch or build the bundle again.\n"
