@@ -25,6 +25,8 @@ from ernie_export.validate.report import DriftReport, LayerReport, OperatorRepor
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SMALLEST = 1e-9
 """Below it an error is drawn as if it were this: fp32 says no more."""
+LEAST_KL = 1e-7
+"""Nats; the same for the mean KL of a build."""
 ERROR_SHADES = (1e-6, 1e-5, 1e-3, 1e-2, 0.05, 0.2)
 CHANGE_SHADES = (1e-9, 0.005, 0.01, 0.02, 0.05, 0.15)
 LOAD_SHADES = (0.25, 0.5, 0.8, 1.25, 2, 4)
@@ -276,7 +278,7 @@ def quality_against_size(report: Report, others: Sequence[tuple[str, Report]]) -
     if len(builds) < 2:
         return None
     x = from_zero([bytes for _, bytes, _, _ in builds])
-    y = decades_around([kl for _, _, kl, _ in builds], 1e-7)
+    y = decades_around([kl for _, _, kl, _ in builds], LEAST_KL)
     dots = [
         Dot(x.at(bytes), y.at(kl), f"{name}: {size(bytes)}, KL {kl:.3g} nats", name, own)
         for name, bytes, kl, own in builds
@@ -287,7 +289,7 @@ def quality_against_size(report: Report, others: Sequence[tuple[str, Report]]) -
         x_name="weights",
         y_name="KL divergence, mean, nats (lower is nearer)",
         x=x.ticks(lambda bytes: size(bytes) if bytes else "0"),
-        y=y.ticks(power),
+        y=y.ticks(lambda kl: f"≤ {power(kl)}" if kl <= LEAST_KL * 1.01 else power(kl)),
         dots=_apart(dots),
     )
 

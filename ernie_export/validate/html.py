@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -137,14 +138,11 @@ def _gate_rows(report: Report) -> list[GateRow]:
 def _used(name: str, value: float | None, low: float | None, high: float | None) -> float | None:
     """How much of the way from the ideal value to the bound has been gone, in percent."""
     ideal = 1.0 if name == "perplexity.ratio" or high is None else 0.0
-    if (
-        value is None
-        or (value >= ideal and high in (None, ideal))
-        or (value < ideal and low in (None, ideal))
-    ):
-        return None if value != ideal else 0.0
+    if value is None or math.isnan(value):
+        return None
     bound = high if value >= ideal else low
-    assert bound is not None
+    if bound is None or bound == ideal:
+        return 0.0 if value == ideal else None
     part = (value - ideal) / (bound - ideal)
     return min(100 * part, 100.0) if part >= 0 else None
 
