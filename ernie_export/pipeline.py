@@ -25,10 +25,12 @@ from ernie_export import atomic, lock
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.write import publish, seal
 from ernie_export.checkpoint.checkpoint import Checkpoint
+from ernie_export.checkpoint.layout import EMBEDDING, part_of
 from ernie_export.engine import genai
 from ernie_export.engine.interface import EngineInfo
 from ernie_export.errors import UserError, WorkError
 from ernie_export.progress import Progress, Silent, Step
+from ernie_export.readable import size
 from ernie_export.validate import environment
 from ernie_export.validate.report import Claim, Report
 from ernie_export.validate.run import validate
@@ -80,6 +82,7 @@ def build(
     recipe = recipe.model_copy(update={"context": context_of(checkpoint, recipe)})
     output = output.absolute()
     partial = output.parent / f".{output.name}.partial"
+    require_replaceable(output)
     if output.exists():
         difference = unlike(output, checkpoint, recipe, target, progress)
         if not difference:
@@ -91,6 +94,8 @@ def build(
                 f"{output} exists and {difference}",
                 "Name another --output, or add --replace to build over it.",
             )
+    require_whole_blocks(checkpoint, recipe)
+    require_tokenizer(checkpoint)
     partial.mkdir(parents=True, exist_ok=True)
     with lock.held(partial):
         work = Work(partial, progress)
@@ -102,6 +107,40 @@ def build(
         if result.verdict == "passed":
             shutil.rmtree(partial)
         return result
+
+
+def require_replaceable(output: Path) -> None:
+    """Refuse, before the work, to put a bundle where it would destroy something else."""
+    if not os.path.lexists(output):
+        return
+    if output.is_symlink():
+        raise UserError(f"{output} is a link", "Name the folder that it leads to, or another --output.")
+    if not output.is_dir():
+        raise UserError(f"{output} exists and is no folder", "Name another --output, or remove it.")
+    if not (output / Manifest.FILE).exists() and any(output.iterdir()):
+        raise UserError(
+            f"{output} exists and is no bundle", "Name another --output: what it holds is not touched."
+        )
+
+
+def require_whole_blocks(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """That the recipe's blocks divide the rows of the weights they are for."""
+    for name, info in checkpoint.tensors.items():
+        tied = name == EMBEDDING and checkpoint.config.tie_word_embeddings
+        for part in (part_of(name), *(["head"] if tied else [])):
+            block = getattr(getattr(recipe.parts, part, None), "block_size", None)
+            if block and info.shape[-1] % block:
+                raise UserError(
+                    f"{name} has rows of {info.shape[-1]} weights, which blocks of {block} do not divide",
+                    f"Give the part `{part}` another block_size in the recipe, or the format fp16.",
+                )
+
+
+def require_tokenizer(checkpoint: Checkpoint) -> None:
+    """Find before the work what would make the finished engine useless."""
+    from ernie_export.generate.tokenizer import TextTokenizer
+
+    TextTokenizer.read(checkpoint.path).require_fit(checkpoint.config.vocab_size)
 
 
 def unlike(output: Path, checkpoint: Checkpoint, recipe: Recipe, target: Target, progress: Progress) -> str:
@@ -248,7 +287,7 @@ def check_space(folder: Path, wanted: int) -> None:
     free = shutil.disk_usage(folder).free + there
     if free < wanted:
         raise WorkError(
-            f"the weights need {wanted / 1e9:.2f} GB, {folder} has room for {free / 1e9:.2f} GB",
+            f"the weights need {size(wanted)}, {folder} has room for {size(free)}",
             "Free some space or name an --output on another disk; the build goes on where it stopped.",
         )
 
@@ -273,11 +312,6 @@ def write_texts(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
     for_genai = genai.genai_config(config, GRAPH, info.max_context)
     work.make_bytes(genai.FILE, (json.dumps(for_genai, indent=1) + "\n").encode())
     work.make_bytes(RECIPE, recipe.to_toml().encode())
-    if not (checkpoint.path / "tokenizer.json").is_file():
-        raise UserError(
-            f"{checkpoint.path} has no tokenizer.json",
-            "Write one there with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR).",
-        )
     for name in TEXTS:
         if (source := checkpoint.path / name).is_file():
             work.make_bytes(name, source.read_bytes())

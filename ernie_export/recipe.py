@@ -11,6 +11,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from ernie_export import regular_file
 from ernie_export.errors import UserError
 from ernie_export.nearest import did_you_mean
 
@@ -114,7 +115,7 @@ class Recipe(_Table):
             UserError: the file cannot be read, is not TOML, or says what no recipe can say.
         """
         try:
-            return cls.model_validate(tomllib.loads(path.read_bytes().decode("utf-8")))
+            return cls.model_validate(tomllib.loads(regular_file.read(path).decode("utf-8")))
         except FileNotFoundError as error:
             raise UserError(
                 f"There is no recipe {path}", f"Name a file, or one of: {', '.join(cls.names())}."
@@ -129,9 +130,13 @@ class Recipe(_Table):
             ) from error
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"The recipe {path} is not TOML: {error}", "Correct that line.") from error
+        except RecursionError as error:
+            raise UserError(f"The recipe {path} is nested too deep", "Write it flat.") from error
         except ValidationError as error:
             # A misspelt key is told before the key that is missing for it.
             raise _mistake(path, min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")) from error
+        except ValueError as error:  # a number of thousands of digits
+            raise UserError(f"The recipe {path} cannot be read ({error})", "Correct the number.") from error
 
     def to_toml(self) -> str:
         """The recipe as TOML, that `read` reads back to an equal recipe; the same bytes each time."""
@@ -183,7 +188,8 @@ def _mistake(path: Path, error: ErrorDetails) -> UserError:
         return UserError(f"{path}: {where} is {error['input']!r}", "Write a table: { … }.")
     if error["type"] == "value_error":
         return UserError(f"{path}: {where}: {error['ctx']['error']}", "Correct the recipe.")
-    return UserError(f"{path}: {where} is {error['input']!r}: {error['msg'].lower()}", "Correct the recipe.")
+    reason = error["msg"][0].lower() + error["msg"][1:]
+    return UserError(f"{path}: {where} is {error['input']!r}: {reason}", "Correct the recipe.")
 
 
 def _fields(above: list[str]) -> list[str]:

@@ -22,6 +22,7 @@ ROAD = [
     {"quantize"},
     {"model"},
     {"graph"},
+    {"plan"},
     {"engine"},
     {"generate"},
     {"reference"},
@@ -33,7 +34,7 @@ ROAD = [
 ]
 """Each may import what stands before it, and itself; those of one set, not each other."""
 
-ANYWHERE = {"errors", "progress", "nearest", "atomic", "lock", "readable", "__version__"}
+ANYWHERE = {"errors", "progress", "nearest", "atomic", "lock", "readable", "regular_file", "__version__"}
 """May be imported by all; they import one another alone."""
 
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "polygraphy"}

@@ -127,7 +127,7 @@ def test_another_build_is_not_overwritten(bundle: BuiltBundle, nano: Path, tmp_p
     with pytest.raises(UserError, match="is damaged"):
         pipeline.build(nano, CPU, recipe, output)
     (tmp_path / "a file").write_text("mine")
-    with pytest.raises(UserError, match="is no whole bundle"):
+    with pytest.raises(UserError, match="is no folder"):
         pipeline.build(nano, CPU, recipe, tmp_path / "a file")
 
 
@@ -192,7 +192,7 @@ def test_two_builds_do_not_share_their_work(nano: Path, tmp_path: Path) -> None:
 def test_no_room_is_said_before_the_work(nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda _path: usage._replace(free=1000))
-    with pytest.raises(WorkError, match=r"need 0\.01 GB, .* has room for 0\.00 GB"):
+    with pytest.raises(WorkError, match=r"need [0-9.]+ MB, .* has room for [0-9.]+ kB"):
         pipeline.build(nano, CPU, Recipe.find("int4"), tmp_path / "bundle")
     monkeypatch.undo()
     assert not list((tmp_path / ".bundle.partial").rglob("layer-*"))
@@ -206,7 +206,7 @@ def test_more_context_than_promised(nano: Path, tmp_path: Path) -> None:
 
 def test_checkpoint_without_tokenizer(nano: Path, tmp_path: Path) -> None:
     bare = shutil.copytree(nano, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
-    with pytest.raises(UserError, match=r"has no tokenizer\.json"):
+    with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
         pipeline.build(bare, CPU, Recipe.find("int4"), tmp_path / "bundle")
 
 

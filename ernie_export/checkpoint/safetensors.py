@@ -6,8 +6,10 @@ here from the offsets in the header (format: https://github.com/huggingface/safe
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "fp32": np.dtype(np.float32),
 }
 NAMES = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
+OF_THE_MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+LARGEST_HEADER = 100_000_000
+"""Bytes; the library takes no longer one."""
 PIECE = 8 << 20  # bytes handed out at a time
 
 
@@ -49,13 +54,15 @@ class TensorFile:
     def __init__(self, path: Path):
         """Map the file and read its header; UserError when it is no whole safetensors file."""
         if not path.is_file():
-            raise UserError(f"{path} is missing", "Download the checkpoint again")
+            what = "is no file" if path.exists() else "is missing"
+            raise UserError(f"{path} {what}", "Download the checkpoint again")
         try:
-            with safe_open(path, framework="numpy"):  # checks lengths, types, overlaps and holes
-                pass
             with path.open("rb") as file:
+                _check(path)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
+            if error.errno in OF_THE_MACHINE:
+                raise
             raise UserError(
                 f"{path} cannot be read ({error.strerror or error})", "Make it readable"
             ) from None
@@ -76,6 +83,17 @@ class TensorFile:
         view = memoryview(self._map)
         for start in range(info.offset, info.offset + info.nbytes, PIECE):
             yield view[start : min(start + PIECE, info.offset + info.nbytes)]
+
+
+def _check(path: Path) -> None:
+    """Let the library check lengths, types, overlaps and holes of a file that can be opened."""
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except MemoryError:
+        raise OSError(errno.ENOMEM, "there is no address space to map it", str(path)) from None
+    except FileNotFoundError:  # it says so of whatever it cannot open, and the file is there
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path)) from None
 
 
 def _read_header(mapping: mmap.mmap, path: Path) -> dict[str, TensorInfo]:
@@ -107,5 +125,30 @@ def _damaged(path: Path, error: str) -> UserError:
         pointer = file.read(24) == b"version https://git-lfs."
     if pointer:
         return UserError(f"{path} is a Git LFS pointer, not the weights", "Fetch them with `git lfs pull`")
-    reason = error.removeprefix("Error while deserializing header: ")
+    reason = _misplaced(path) or error.removeprefix("Error while deserializing header: ")
     return UserError(f"{path} is no whole safetensors file ({reason})", "Download the file again")
+
+
+def _misplaced(path: Path) -> str:
+    """Which tensor lies where none can lie, in the words of a person; empty where the header cannot tell."""
+    size = path.stat().st_size
+    if size < 8:
+        return f"it has {size} bytes, and the length of its header alone takes 8"
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        room = size - 8 - length
+        try:
+            header = json.loads(file.read(length)) if 0 < length <= LARGEST_HEADER else {}
+            places = sorted(
+                (*entry["data_offsets"], name) for name, entry in header.items() if name != "__metadata__"
+            )
+            end = 0
+            for begin, after, name in places:
+                if begin > after:
+                    return f"{name} ends at byte {after}, before it begins at {begin}"
+                if begin != end:
+                    return f"{name} begins at byte {begin}, where the tensor before it ends at {end}"
+                end = after
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return ""
+    return f"its tensors take {end} bytes, and there are {room}" if places and end != room else ""

@@ -14,6 +14,8 @@ from ernie_export.errors import UserError
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
+LONGEST = 200
+"""Characters of a name that are shown."""
 AGAIN = "Download the checkpoint again, all files from one release"
 
 
@@ -32,6 +34,8 @@ def locate(folder: Path) -> Shards:
         return Shards([folder / SINGLE])
     if (folder / INDEX).is_file():
         return _from_index(folder)
+    if os.path.lexists(folder / SINGLE):  # no file: a folder, or a link to nothing; the reader says which
+        return Shards([folder / SINGLE])
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise UserError(
@@ -87,6 +91,7 @@ def gather(files: list[TensorFile], shards: Shards) -> dict[str, TensorInfo]:
 
 def first_few(names: Iterable[str], few: int = 3) -> str:
     """The first names, on one line whatever they hold, and how many more there are."""
-    listed = [name if name.isprintable() else ascii(name) for name in names]
+    listed = [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names]
+    listed = [name if name.isprintable() else ascii(name) for name in listed]
     more = f" and {len(listed) - few} more" if len(listed) > few else ""
     return ", ".join(listed[:few]) + more

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ernie_export import regular_file
 from ernie_export.errors import UserError
+
+Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class EngineInfo(BaseModel):
@@ -20,13 +23,14 @@ class EngineInfo(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     runtime: str
-    graph: str
-    num_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    vocab_size: int
-    max_context: int
+    graph: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+    """A file in the folder itself."""
+    num_layers: Size
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    head_dim: Size
+    vocab_size: Size
+    max_context: Size
     moe_layers: tuple[int, ...]
     num_experts: int
     experts_per_token: int
@@ -34,16 +38,21 @@ class EngineInfo(BaseModel):
     @classmethod
     def read(cls, folder: Path) -> EngineInfo:
         try:
-            return cls.model_validate_json((folder / cls.FILE).read_bytes())
+            return cls.model_validate_json(regular_file.read(folder / cls.FILE))
         except FileNotFoundError as error:
             raise UserError(
                 f"{folder} holds no {cls.FILE}",
                 "Name the folder of a bundle that `ernie-export build` wrote.",
             ) from error
+        except OSError as error:
+            raise UserError(
+                f"{folder / cls.FILE} cannot be read ({error.strerror})", "Fetch or build the bundle again."
+            ) from error
         except ValidationError as error:
             first = error.errors()[0]
+            where = ": ".join([".".join(map(str, first["loc"]))] * bool(first["loc"]) + [first["msg"]])
             raise UserError(
-                f"{folder / cls.FILE} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+                f"{folder / cls.FILE} is damaged: {where}",
                 "Fetch or build the bundle again.",
             ) from error
 

@@ -9,6 +9,7 @@ row, each on its own slice of the buffers.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -44,7 +45,7 @@ class OnnxRuntimeEngine:
         self.probes, self.given = tuple(probes), tuple(given)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised, too
         source: str | bytes = str(folder / info.graph)
         if probes or given:
             source = opened_up(folder / info.graph, probes, given)
@@ -58,6 +59,30 @@ class OnnxRuntimeEngine:
                 f"ONNX Runtime {onnxruntime.__version__} refuses {folder / info.graph}: {first_line(error)}",
                 "Check the bundle with `ernie-export verify`; if it is whole, build it again with this version.",
             ) from error
+        self._require_described(folder / EngineInfo.FILE)
+
+    def _require_described(self, path: Path) -> None:
+        """That engine.json describes this graph; UserError where it does not."""
+        shapes = {value.name: value.shape for value in self.session.get_inputs() + self.session.get_outputs()}
+        keys = [
+            shape
+            for name, shape in shapes.items()
+            if name.startswith("past_key_values.") and name.endswith(".key")
+        ]
+        logits = shapes.get("logits", [None])
+        heads, width = {shape[1] for shape in keys}, {shape[-1] for shape in keys}
+        info = self.info
+        for what, said, is_so in (
+            ("layers", info.num_layers, {len(keys)}),
+            ("key-value heads", info.num_key_value_heads, heads),
+            ("numbers a head", info.head_dim, width),
+            ("tokens in the vocabulary", info.vocab_size, {logits[-1]}),
+        ):
+            if is_so != {said}:
+                raise UserError(
+                    f"{path} says {said} {what}, the graph has {', '.join(map(str, is_so))}",
+                    "Fetch or build the bundle again.",
+                )
 
     def start(self, batch: int = 1, max_length: int | None = None) -> OnnxRuntimeSession:
         length = max_length or self.info.max_context
@@ -156,7 +181,13 @@ class OnnxRuntimeSession:
             place = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
             binding.bind_input(f"past_key_values.{name}", *place)
             binding.bind_output(f"present.{name}", *place)
-        self.engine.session.run_with_iobinding(binding)
+        try:
+            self.engine.session.run_with_iobinding(binding)
+        except Exception as error:  # the runtime's errors share no base class but this
+            raise WorkError(
+                f"ONNX Runtime fails on this graph: {first_line(error)}",
+                "Check the bundle with `ernie-export verify`, and the memory that is left.",
+            ) from error
         logits, *probed = (
             value.numpy() for value in binding.get_outputs()[: len(names)]
         )  # in the order of binding
@@ -195,4 +226,6 @@ def opened_up(graph: Path, probes: Sequence[str], given: Sequence[str]) -> bytes
 
 
 def first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What the runtime says, without its codes and the places in its source."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return re.split(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", line)[-1].rstrip(".")

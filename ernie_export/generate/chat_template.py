@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ernie_export import regular_file
 from ernie_export.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,12 +23,19 @@ class ChatTemplate:
         """
         from jinja2 import TemplateSyntaxError
 
+        from ernie_export.generate.template_limits import limited
+
         try:
-            self._template = _compile(source)
+            with limited():  # what is constant in a template is computed here
+                self._template = _compile(source)
         except TemplateSyntaxError as error:
             raise UserError(
                 f"The chat template is broken in line {error.lineno} ({error.message})",
                 "Fetch the file again.",
+            ) from error
+        except Exception as error:  # it is foreign code
+            raise UserError(
+                f"The chat template is broken ({_said(error)})", "Fetch the file again."
             ) from error
         self._named_tokens = named_tokens
 
@@ -35,43 +43,72 @@ class ChatTemplate:
     def read(cls, folder: Path, config: dict[str, Any], named_tokens: dict[str, str]) -> ChatTemplate | None:
         """The file chat_template.jinja, or else what tokenizer_config.json holds."""
         try:
-            source: Any = (folder / "chat_template.jinja").read_text("utf-8")
+            source: Any = regular_file.read(folder / "chat_template.jinja").decode("utf-8")
         except FileNotFoundError:
             source = config.get("chat_template")
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             raise UserError(
-                f"{folder / 'chat_template.jinja'} cannot be read ({error})", "Fetch the file again."
+                f"{folder / 'chat_template.jinja'} is not UTF-8 text (byte {error.start})",
+                "Fetch the file again.",
             ) from error
-        if isinstance(source, list):
-            source = {entry["name"]: entry["template"] for entry in source}.get("default")
+        except OSError as error:
+            raise UserError(
+                f"{folder / 'chat_template.jinja'} cannot be read ({error.strerror})", "Fetch the file again."
+            ) from error
+        try:
+            if isinstance(source, list):
+                source = {entry["name"]: entry["template"] for entry in source}.get("default")
+            if not isinstance(source, str | None):
+                raise TypeError(type(source))
+        except (LookupError, TypeError) as error:
+            raise UserError(
+                f"{folder / 'tokenizer_config.json'}: chat_template is {json.dumps(source)[:60]}, no template",
+                "Fetch the file again.",
+            ) from error
         return None if source is None else cls(source, named_tokens)
 
     def render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         """The text of the conversation, with the beginning of an answer if asked for.
 
         Raises:
-            UserError: the template refuses the conversation.
+            UserError: the template refuses the conversation, or takes more time or memory than it may.
         """
-        from jinja2 import TemplateError
+        from ernie_export.generate.template_limits import TEXT, OverLimit, limited
 
+        variables = {
+            "messages": messages,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **self._named_tokens,
+        }
+        length = 0
+        pieces = []
         try:
-            return self._template.render(
-                messages=messages,
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._named_tokens,
-            )
-        except (TemplateError, TypeError) as error:  # TypeError: it does with a value what cannot be done
+            with limited():
+                for piece in self._template.generate(variables):
+                    length += len(piece)
+                    if length > TEXT:
+                        raise OverLimit("it says more than any context holds")
+                    pieces.append(piece)
+        except Exception as error:  # it is foreign code, and does with a value what cannot be done
             raise UserError(
-                f"The chat template refuses this conversation ({error})", "Say it in other turns."
+                f"The chat template refuses this conversation ({_said(error)})", "Say it in other turns."
             ) from error
+        return "".join(pieces)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "it takes too much memory"
+    return str(error) or type(error).__name__
 
 
 def _compile(source: str) -> Template:
     """A template comes with a download, so it runs in a sandbox."""
     from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from ernie_export.generate.template_limits import BoundedEnvironment
 
     def raise_exception(message: str) -> NoReturn:
         raise TemplateError(message)
@@ -82,7 +119,7 @@ def _compile(source: str) -> Template:
     def strftime_now(form: str) -> str:
         return datetime.now().strftime(form)
 
-    environment = ImmutableSandboxedEnvironment(
+    environment = BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = tojson

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_export import regular_file
 from ernie_export.checkpoint.json_file import read_object
 from ernie_export.errors import UserError
 from ernie_export.generate.chat_template import ChatTemplate
@@ -36,10 +38,35 @@ class TextTokenizer:
             UserError: a file is missing or broken.
         """
         config = _optional(folder / "tokenizer_config.json")
-        named = {name: _content(config[name]) for name in NAMED_TOKENS if config.get(name) is not None}
+        try:
+            named = {name: _content(config[name]) for name in NAMED_TOKENS if config.get(name) is not None}
+            extra = _extra_tokens(config)
+        except ValueError as error:
+            raise UserError(f"{folder / 'tokenizer_config.json'}: {error}", "Fetch the file again.") from None
         tokenizer = _read_tokenizer(folder / "tokenizer.json")
-        _add_missing_tokens(tokenizer, config, list(named.values()))
+        _add_missing_tokens(tokenizer, [*named.values(), *extra])
         return cls(tokenizer, ChatTemplate.read(folder, config, named), _end_ids(folder))
+
+    def require_fit(self, vocab_size: int) -> None:
+        """That a model of so many tokens can be fed all that this tokenizer makes, and be talked with.
+
+        Raises:
+            UserError: a token is outside the vocabulary, or the chat template does not take a question.
+        """
+        highest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        for what, id in (("the tokenizer has", highest), ("an end token is", max(self.stop_ids, default=0))):
+            if id >= vocab_size:
+                raise UserError(
+                    f"{what} token {id}, which is outside the model's vocabulary of {vocab_size}",
+                    "Take the tokenizer's files and the weights from one release.",
+                )
+        if self._template is not None:
+            try:
+                self.chat([{"role": "user", "content": "question"}])
+            except UserError as error:
+                raise UserError(
+                    f"{error.cause}, which is a plain question", "Fetch the chat template again."
+                ) from error
 
     def encode(self, text: str) -> list[int]:
         """Token ids, with the special tokens that tokenizer.json puts around a text (ERNIE's: none).
@@ -130,13 +157,19 @@ class TextStream:
 def _read_tokenizer(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    if not path.is_file():
+    if not path.exists():
         raise UserError(
             f"{path.parent} holds no tokenizer.json",
             "Write one with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…).",
         )
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        text = regular_file.read(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start})", "Fetch the file again.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})", "Fetch the file again.") from error
+    try:
+        tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # tokenizers raises bare Exception
         raise UserError(f"{path} is no tokenizer ({error})", "Fetch the file again.") from error
     tokenizer.no_truncation()
@@ -144,13 +177,19 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _add_missing_tokens(tokenizer: Tokenizer, config: dict[str, Any], named: list[str]) -> None:
+def _extra_tokens(config: dict[str, Any]) -> list[str]:
+    """The special tokens beside the named ones; ValueError where they are no tokens."""
+    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    if not isinstance(extra, (list, dict)):
+        raise ValueError(f"the extra special tokens are {extra!r}, neither a list nor an object")
+    return [_content(token) for token in (extra if isinstance(extra, list) else extra.values())]
+
+
+def _add_missing_tokens(tokenizer: Tokenizer, wanted: list[str]) -> None:
     """tokenizer_config.json may name special tokens that tokenizer.json does not know as such."""
     from tokenizers import AddedToken
 
-    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    wanted = [*named, *(_content(token) for token in (extra if isinstance(extra, list) else extra.values()))]
     tokenizer.add_tokens([AddedToken(token, special=True) for token in wanted if token not in known])
 
 
@@ -173,6 +212,9 @@ def _optional(path: Path) -> dict[str, Any]:
     return read_object(path) if path.exists() else {}
 
 
-def _content(token: str | dict[str, Any]) -> str:
-    """A token stands in tokenizer_config.json as its text, or as an object that holds it."""
-    return token if isinstance(token, str) else str(token["content"])
+def _content(token: Any) -> str:
+    """A token stands in tokenizer_config.json as its text, or as an object that holds it; else ValueError."""
+    content = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(content, str):
+        raise ValueError(f"{json.dumps(token)[:60]} is no token")
+    return content

@@ -343,7 +343,7 @@ def change_index(folder: Any, old: str, new: str) -> None:
         (index_without_files, "names no file for model.norm.weight"),
         (index_without_map, "holds no weight_map"),
         (index_is_no_json, "is not JSON"),
-        (truncated_file, "is no whole safetensors file (incomplete metadata, file not fully covered)"),
+        (truncated_file, "is no whole safetensors file (its tensors take "),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

@@ -78,10 +78,10 @@ TWINS = b"{" + TWIN + b"," + TWIN + b"}"
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is no whole safetensors file (header too small)"),
-        (WHOLE[:-1], "is no whole safetensors file (incomplete metadata, file not fully covered)"),
+        (b"", "is no whole safetensors file (it has 0 bytes, "),
+        (WHOLE[:-1], "is no whole safetensors file (its tensors take 32 bytes, and there are 31)"),
         (WHOLE[:40], "is no whole safetensors file"),
-        (WHOLE + b"x", "file not fully covered"),
+        (WHOLE + b"x", "its tensors take 32 bytes, and there are 33"),
         (b"\xff" * 64, "header too large"),
         (WHOLE.replace(b"[0,24]", b"[0,99]"), "is no whole safetensors file"),
         (WHOLE.replace(b"[2,3]", b"[2,9]"), "is no whole safetensors file"),
@@ -102,9 +102,10 @@ def test_damaged_files(tmp_path: Path, content: bytes, words: str) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(UserError, match="is missing"):
-            TensorFile(path)
+    with pytest.raises(UserError, match="is missing"):
+        TensorFile(tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match="is no file"):
+        TensorFile(tmp_path)
 
 
 @given(
