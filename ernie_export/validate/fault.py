@@ -27,8 +27,8 @@ def first_fault(
 ) -> str | None:
     """The stored tensor, else the operator, that fails a gate first; None where no place can be named.
 
-    A wrong weight comes before the operator that runs on it: it is the cause.  `largest` names the
-    value that reaches furthest from zero.
+    A wrong weight comes before the operator that runs on it: it is the cause.  `largest` names
+    the value that activations are too large from.
     """
     limits = {gate.name: gate.max for gate in gates if not gate.passed and gate.max is not None}
     for name in ("weights.misplaced", "weights.block_error", "weights.relative_error"):

@@ -1,9 +1,10 @@
 """Each operator alone: the engine's, on the very inputs that transformers gave its own.
 
 Every operator of the exported graph is fed with the reference's values, all at once in one run, so
-that its error is its own and no other's: an operator without quantized weights must agree to fp32's
-last digits in every format, and one with quantized weights may be off by what its bits cost.  The
-first operator that is further off than its gate allows is where a fault is.
+that its error is its own and no other's.  What it must give is said by expected.py: an operator
+without quantized weights must agree to fp32's last digits in every format, and one with them may be
+off by what the rounding of its activations costs.  The first operator that is further off than its
+gate allows is where a fault is.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ KINDS = {
 
 @dataclass
 class OperatorError:
-    """How far one operator is off, fed with the reference's inputs."""
+    """How far one operator is off from what it must give, fed with the reference's inputs."""
 
     name: str
     kind: str
     relative_error: float
-    """‖export − reference‖ / ‖reference‖ over all tokens; of an expert operator, of its worst expert."""
+    """‖export − expected‖ / ‖expected‖ over all tokens; of an expert operator, of its worst expert."""
     cosine: float
-    """The least over the tokens, of the export's vector with the reference's."""
+    """The least over the tokens, of the export's vector with the expected one."""
     expert: int | None = None
     """The expert that is furthest off."""
 
@@ -103,15 +104,15 @@ def compare_cached(reference: States, export: States) -> list[OperatorError]:
     return errors
 
 
-def largest_activation(reference: States) -> tuple[str, float]:
-    """The value of the reference that reaches furthest from zero, and how far."""
+def largest_activation(reference: States, limit: float) -> tuple[str, float]:
+    """How far from zero the reference's values reach, and where they first go beyond `limit`, else are largest."""
     reached = {
         name: float(np.abs(values).max())
         for name, values in reference.items()
         if np.issubdtype(values.dtype, np.floating)
     }
-    name = max(reached, key=lambda name: reached[name])
-    return name, reached[name]
+    largest = max(reached, key=lambda name: reached[name])
+    return next((name for name in reached if reached[name] > limit), largest), reached[largest]
 
 
 def compare_operators(reference: States, export: States) -> list[OperatorError]:

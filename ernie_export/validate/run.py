@@ -24,6 +24,7 @@ from ernie_export.recipe import Recipe
 from ernie_export.reference.transformers_model import Reference
 from ernie_export.validate import environment, identity, metrics
 from ernie_export.validate.consistency import batch_difference, decode_difference, prefill
+from ernie_export.validate.expected import expected
 from ernie_export.validate.fault import first_fault
 from ernie_export.validate.gates import Bounds, evaluate
 from ernie_export.validate.operators import (
@@ -149,7 +150,7 @@ class _Findings:
     weights: list[WeightError] = field(default_factory=list)
     operators: list[OperatorError] = field(default_factory=list)
     largest: str = ""
-    """The name of the value that reaches furthest from zero."""
+    """Where activations go beyond fp16, or are largest."""
     drift: list[DriftReport] = field(default_factory=list)
     kl_histogram: Histogram | None = None
     continuations: list[Continuation] = field(default_factory=list)
@@ -173,6 +174,8 @@ class _Trial:
         identity.require_same_shape(info, reference)
         self.graph = info.graph
         self._folder, self._reference, self._open, self._found = folder, reference, opener, found
+        recipe = folder / "recipe.toml"
+        self._parts = Recipe.read(recipe).parts if recipe.is_file() else None
         self._sample = sample.within(info.max_context)
         self._tokenizer = TextTokenizer.read(folder)
         self._windows = text_windows(self._sample, self._tokenizer.encode)
@@ -183,12 +186,11 @@ class _Trial:
 
     def compare_weights(self, checkpoint: Checkpoint) -> None:
         """What is stored against the checkpoint, where the folder says in which formats it is stored."""
-        if not (self._folder / "recipe.toml").is_file():
+        if self._parts is None:
             self._found.notes.append("The weights were not compared: the folder holds no recipe.toml")
             return
-        parts = Recipe.read(self._folder / "recipe.toml").parts
         with self._found.stage("weights", None, "B") as step:
-            self._found.weights = compare_weights(self._folder, self.graph, checkpoint, parts, step)
+            self._found.weights = compare_weights(self._folder, self.graph, checkpoint, self._parts, step)
         self._found.metrics |= weight_metrics(self._found.weights)
         self._found.claims.append("every stored weight")
 
@@ -211,8 +213,11 @@ class _Trial:
             inner = [name for name in want if name != "logits"]
             outputs = layer_outputs(want)
             engine = self._open(self._folder, inner, inner)
-            at_once = compare_operators(want, run_given(engine, ids, want))
-            cut = compare_cached(want, run_given(engine, ids, want, cached_feeding(len(ids))))
+            right = (
+                want if self._parts is None else expected(self._folder, self.graph, self._parts, ids, want)
+            )
+            at_once = compare_operators(right, run_given(engine, ids, want))
+            cut = compare_cached(right, run_given(engine, ids, want, cached_feeding(len(ids))))
             self._found.operators = worst([*at_once, *cut])
             step.advance()
             added = run_given(self._open(self._folder, outputs, outputs), ids, want)
@@ -221,7 +226,7 @@ class _Trial:
             step.advance()
         self._found.drift = [DriftReport(**asdict(drift)) for drift in compare_layers(want, added, free)]
         self._found.metrics |= operator_metrics(self._found.operators)
-        self._note_largest(*largest_activation(want))
+        self._note_largest(*largest_activation(want, LARGEST_FP16))
         self._found.claims.append(f"every operator alone, on {len(ids)} tokens")
 
     def _note_largest(self, name: str, value: float) -> None:
@@ -229,8 +234,8 @@ class _Trial:
         self._found.largest = name
         if value > LARGEST_FP16:
             self._found.notes.append(
-                f"{name} reaches {value:.3g}, beyond fp16's {LARGEST_FP16:.0f}: "
-                "an engine that computes in fp16 would overflow there"
+                f"Activations reach {value:.3g}, from {name} on beyond fp16's {LARGEST_FP16:.0f}: "
+                "an engine that computes in fp16 would overflow"
             )
 
     def _compare_windows(self) -> Array:

@@ -74,28 +74,38 @@ def _badness(error: WeightError) -> tuple[float, float, float]:
 def _compare(
     folder: Path, file: WeightFile, stored: Stored, checkpoint: Checkpoint, parts: Parts
 ) -> Iterator[WeightError]:
-    def mapped(part: Stored) -> Array:
-        return np.memmap(folder / file.path, part.dtype, "r", part.offset, part.shape)
-
-    data = mapped(stored)
     form = form_of(stored.name, parts)
     if form is None:
         want = plain(stored, checkpoint)
-        yield _error(stored.name, stored.name, want, want, data, np.zeros(()), want.shape[-1])
+        got = _mapped(folder, file, stored)
+        yield _error(stored.name, stored.name, want, want, got, np.zeros(()), want.shape[-1])
         return
-    block = packing(form)[1]
-    names = {part.name: part for part in file.tensors}
-    scales = mapped(names[scales_of(stored.name)]) if packing(form)[0] else None
-    many = data.ndim == 3  # experts, and a row of scales for each
-    for number, (source, matrix) in enumerate(matrices(stored.name, checkpoint)):
-        one = Packed(
-            data[number] if many else data, None if scales is None else scales[number] if many else scales
-        )
+    found = zip(matrices(stored.name, checkpoint), stored_matrices(folder, file, stored, parts), strict=True)
+    for (source, matrix), (packed, got) in found:
         matrix = matrix.astype(np.float32)
-        nearest, allowed = _nearest(one, matrix, form)
-        yield _error(
-            stored.name, source, matrix, nearest, dequantize(one, form), allowed, block or matrix.shape[1]
-        )
+        nearest, allowed = _nearest(packed, matrix, form)
+        block = packing(form)[1] or matrix.shape[1]
+        yield _error(stored.name, source, matrix, nearest, got, allowed, block)
+
+
+def stored_matrices(
+    folder: Path, file: WeightFile, stored: Stored, parts: Parts
+) -> Iterator[tuple[Packed, Array]]:
+    """A quantized or float matrix, or each of a stack of experts': as stored, and what it stands for, fp32."""
+    form = form_of(stored.name, parts)
+    assert form is not None
+    data = _mapped(folder, file, stored)
+    names = {part.name: part for part in file.tensors}
+    scales = _mapped(folder, file, names[scales_of(stored.name)]) if packing(form)[0] else None
+    if data.ndim == 2:
+        data, scales = data[None], None if scales is None else scales[None]
+    for number, matrix in enumerate(data):
+        packed = Packed(matrix, None if scales is None else scales[number])
+        yield packed, dequantize(packed, form)
+
+
+def _mapped(folder: Path, file: WeightFile, stored: Stored) -> Array:
+    return np.memmap(folder / file.path, stored.dtype, "r", stored.offset, stored.shape)
 
 
 def _nearest(packed: Packed, matrix: Array, form: PartFormat) -> tuple[Array, Array]:

@@ -1,0 +1,96 @@
+"""What each operator must give on the reference's inputs with the weights that are stored.
+
+The stored weights are compared with the checkpoint's on their own (weights.py).  An operator is
+therefore held to the weights it has, not to those it was made from: what is left of its error is
+its own arithmetic, which is exact or costs what its activations are rounded to, whatever the bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ernie_export.graph.weights import Stored, WeightFile, form_of, read_layout
+from ernie_export.validate.weights import stored_matrices
+
+if TYPE_CHECKING:
+    from ernie_export.recipe import Parts
+
+Array = np.ndarray[Any, Any]
+States = Mapping[str, Array]
+Matrices = Callable[[], Iterator[Array]]
+
+NORMED, ATTENDED = "post_attention_norm.output", "input_norm.output"
+#: What an operator reads, by what its weight is called below its layer.
+INPUTS = {
+    "attention.q": ATTENDED,
+    "attention.k": ATTENDED,
+    "attention.v": ATTENDED,
+    "attention.o": "attention.core.output",
+    "mlp.gate": NORMED,
+    "mlp.up": NORMED,
+    "shared.gate": NORMED,
+    "shared.up": NORMED,
+}
+
+
+def expected(folder: Path, graph: str, parts: Parts, ids: Array, reference: States) -> dict[str, Array]:
+    """The reference's values [S, …], those behind a stored matrix computed anew from its own inputs."""
+    result = dict(reference)
+    weights = _matrices(folder, graph, parts)
+    for name, matrices in weights.items():
+        module = name.removesuffix(".weight")
+        layer, _, inner = module.removeprefix("layers.").partition(".")
+        prefix = f"layers.{layer}."
+        if module == "embedding":
+            result["embedding.output"] = next(matrices())[ids]
+            if "head.weight" not in weights:
+                result["logits"] = reference["norm.output"] @ next(matrices()).T
+        elif module == "head":
+            result["logits"] = reference["norm.output"] @ next(matrices()).T
+        elif inner == "experts.gate_up":
+            down = weights[f"{prefix}experts.down"]
+            result[f"{prefix}experts.output"] = _experts(prefix, reference, matrices(), down())
+        elif inner.endswith(".down") and not inner.startswith("experts"):
+            below = f"{prefix}{inner.removesuffix('down')}"
+            inputs = _silu(reference[f"{below}gate.output"]) * reference[f"{below}up.output"]
+            result[f"{module}.output"] = inputs @ next(matrices()).T
+        elif inner in INPUTS:
+            result[f"{module}.output"] = reference[prefix + INPUTS[inner]] @ next(matrices()).T
+    return result
+
+
+def _matrices(folder: Path, graph: str, parts: Parts) -> dict[str, Matrices]:
+    """By the name of each stored matrix, or stack of experts': what it stands for, fp32, one at a time."""
+
+    def reader(file: WeightFile, stored: Stored) -> Matrices:
+        return lambda: (matrix for _, matrix in stored_matrices(folder, file, stored, parts))
+
+    return {
+        stored.name: reader(file, stored)
+        for file in read_layout(folder / graph)
+        for stored in file.tensors
+        if form_of(stored.name, parts) and not stored.name.endswith("scales")
+    }
+
+
+def _experts(prefix: str, reference: States, gate_up: Iterator[Array], down: Iterator[Array]) -> Array:
+    """The chosen experts' outputs [S,H], each weighted by its score; rows of gate and up alternate."""
+    hidden = reference[prefix + NORMED]
+    indices, scores = (reference[f"{prefix}routing.{what}"] for what in ("indices", "scores"))
+    result = np.zeros_like(hidden)
+    for expert, (first, second) in enumerate(zip(gate_up, down, strict=True)):
+        tokens, places = np.nonzero(indices == expert)
+        both = hidden[tokens] @ first.T
+        inner = _silu(both[:, 0::2]) * both[:, 1::2]
+        result[tokens] += (inner @ second.T) * scores[tokens, places, None]
+    return result
+
+
+def _silu(x: Array) -> Array:
+    with np.errstate(over="ignore"):  # exp(−x) of a large negative x is infinite, and the quotient 0
+        result: Array = x / (1 + np.exp(-x))
+    return result
