@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.checkpoint.fingerprints import cache_folder
+from ernie_export.plan import machine
 from ernie_export.target import Target
 
 
@@ -88,7 +89,7 @@ class Diagnosis(_Found):
 def diagnose() -> Diagnosis:
     packages = [_package(needed) for needed in NEEDED]
     providers = _providers()
-    total, available = _memory()
+    total, available = machine.memory()
     return Diagnosis(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
@@ -151,26 +152,6 @@ def _providers() -> list[str]:
     except Exception:  # a broken native library raises whatever it likes
         return []
     return list(getattr(onnxruntime, "get_available_providers", list)())
-
-
-def _memory() -> tuple[int, int]:
-    """Bytes in all and free; within the limit of a container, where there is one."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, available = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
-    if found := re.search(r"MemAvailable:\s+(\d+) kB", _read("/proc/meminfo")):
-        available = int(found[1]) * 1024
-    if (limit := _read("/sys/fs/cgroup/memory.max").strip()).isdigit():
-        used = int(_read("/sys/fs/cgroup/memory.current").strip() or 0)
-        total = min(total, int(limit))
-        available = min(available, max(int(limit) - used, 0))
-    return total, available
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
 
 
 def _disk(folder: Path) -> Disk:

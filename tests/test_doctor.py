@@ -108,9 +108,3 @@ def test_the_cache_need_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("ERNIE_EXPORT_CACHE", str(tmp_path / "not" / "yet"))
     disk = diagnose().disks[1]
     assert disk.folder == str(tmp_path / "not" / "yet") and disk.free > 0 and disk.writable
-
-
-def test_memory_is_no_more_than_a_container_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = {"/sys/fs/cgroup/memory.max": "1000000\n", "/sys/fs/cgroup/memory.current": "300000\n"}
-    monkeypatch.setattr(doctor, "_read", lambda path: limits.get(path, ""))
-    assert (diagnose().memory, diagnose().memory_available) == (1_000_000, 700_000)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ernie_export import __version__
-from ernie_export.cli import build, chat, generate, inspect, machine, report, synthesize, validate
+from ernie_export.cli import build, chat, generate, inspect, machine, plan, report, synthesize, validate
 from ernie_export.cli.terminal import terminal
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(validate.verify)
 app.command()(report.report)
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.command()(plan.plan)
 app.command()(synthesize.synthesize)
 app.command()(machine.doctor)
 app.command()(machine.targets)

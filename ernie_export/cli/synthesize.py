@@ -11,7 +11,7 @@ from ernie_export.cli.terminal import facts, terminal
 from ernie_export.readable import size
 
 
-def _shapes() -> list[str]:
+def shape_names() -> list[str]:
     from ernie_export.checkpoint import shapes
 
     return shapes.names()
@@ -22,7 +22,7 @@ Like = Annotated[
     typer.Option(
         metavar="SHAPE",
         help="nano, 0.3b, 21b, 300b, or a folder with a config.json.",
-        autocompletion=_shapes,
+        autocompletion=shape_names,
     ),
 ]
 

@@ -22,6 +22,7 @@ COMMANDS = [
     "report",
     "generate",
     "chat",
+    "plan",
     "synthesize",
     "doctor",
     "targets",

@@ -1,0 +1,71 @@
+"""What a build needs of the machine that builds: memory at each stage's highest point, and disk."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from ernie_export.checkpoint.layout import part_of, tensor_shapes
+from ernie_export.plan.memory import MIB
+from ernie_export.plan.setting import Setting
+from ernie_export.quantize.formats import FLOATS, packing
+from ernie_export.recipe import PartFormat
+
+if TYPE_CHECKING:
+    from ernie_export.checkpoint.config import ErnieConfig
+
+# Measured: anonymous memory of a build of 2 to 28 layers.
+TRACE, TRACE_LAYER = 295 * MIB, 2 * MIB
+#: What a thread of the weight writer needs beside its matrix.
+PIECES = 20 * MIB
+#: transformers' whole model in fp32, and what loading it leaves behind.
+REFERENCE, REFERENCE_WEIGHT = 50 * MIB, 6.5
+#: Comparing the largest matrix with its quantized form, a weight.
+COMPARED_WEIGHT = 20
+
+
+class Building(BaseModel):
+    """Bytes of anonymous memory, which mapped files do not count to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    trace: int
+    weights: int
+    validation: int
+    peak: int
+    disk: int
+    """Of the weight files."""
+
+
+def building(config: ErnieConfig, setting: Setting, disk: int, threads: int | None = None) -> Building:
+    """`threads` of the weight writer; None for every core this process may use."""
+    shapes = tensor_shapes(config)
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    trace = TRACE + TRACE_LAYER * config.num_hidden_layers
+    packed = sorted(packed_bytes(config, setting, sizes), reverse=True)
+    threads = threads or len(os.sched_getaffinity(0))
+    weights = trace + sum(packed[:threads]) + threads * PIECES
+    reference = REFERENCE + round(REFERENCE_WEIGHT * sum(sizes.values()))
+    validate = trace + reference + COMPARED_WEIGHT * max(sizes.values())
+    return Building(
+        trace=trace, weights=weights, validation=validate, peak=max(trace, weights, validate), disk=disk
+    )
+
+
+def packed_bytes(config: ErnieConfig, setting: Setting, sizes: dict[str, int]) -> list[int]:
+    """What each matrix takes while it is packed; the head again where it has another format."""
+    parts = setting.parts
+    forms = dict(parts)
+    found = [packed(forms[part], size) for name, size in sizes.items() if (part := part_of(name)) in forms]
+    if config.tie_word_embeddings:
+        found.append(packed(parts.head, sizes["model.embed_tokens.weight"]))
+    return found
+
+
+def packed(form: PartFormat, weights: int) -> int:
+    """The stored form, and for floats a byte a weight to see that each is finite."""
+    bits, _ = packing(form)
+    return weights * bits // 8 if bits else weights * (FLOATS[form.format].itemsize + 1)

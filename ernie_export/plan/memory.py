@@ -1,0 +1,174 @@
+"""What an engine holds in memory, by runtime.
+
+The numbers of ONNX Runtime on the CPU were measured (`benchmarks/plan_memory.py` measures them
+again): it keeps no packed matrix where it lies in its file, but copies each into its kernels' own
+order when it opens.  What TensorRT will hold is assumed, and said to be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from ernie_export.graph.weights import Stored, WeightFile, form_of
+from ernie_export.plan.setting import Setting
+from ernie_export.plan.weights import PARTS, Part, part_of, shares_head, weight_files
+
+if TYPE_CHECKING:
+    from ernie_export.checkpoint.config import ErnieConfig
+    from ernie_export.target import Target
+
+MIB = 1 << 20
+MAPPED: tuple[Part, ...] = ("embedding", "norms", "router", "rope")
+"""What ONNX Runtime on the CPU leaves where it lies."""
+FLOAT = 4
+#: ONNX Runtime, Python and their libraries, before any weight.
+CPU_OVERHEAD = 84 * MIB
+#: A scale is held as fp32 three times: as the graph has it, in the kernel's order, and in sums of blocks.
+CPU_SCALE = 3 * FLOAT
+#: fp16 linear layers are held as fp32 twice: as the graph has them, and in the kernel's order.
+CPU_FP16_LINEAR = 2 * FLOAT
+#: Assumed of TensorRT: the CUDA context, its library and the process.
+GPU_OVERHEAD = 600 * MIB
+CACHE_BYTES = {"onnxruntime-cpu": 4, "tensorrt": 2}
+"""Of a number in the KV cache."""
+
+
+class Memory(BaseModel):
+    """Bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    weights: dict[Part, int]
+    """As the runtime holds them."""
+    kv_cache: int
+    activations: int
+    overhead: int
+    """The runtime itself, and its process."""
+    running: int
+    """All of these."""
+    opening: int
+    """At the highest point while the engine opens."""
+
+    @property
+    def peak(self) -> int:
+        return max(self.running, self.opening)
+
+
+def memory(config: ErnieConfig, target: Target, setting: Setting) -> Memory:
+    """
+    Raises:
+        UserError: the recipe does not fit the shape.
+    """
+    files = weight_files(config, setting.parts, setting.context)
+    on_cpu = target.runtime == "onnxruntime-cpu"
+    weights = cpu_weights(config, files, setting) if on_cpu else stored_weights(files)
+    overhead = CPU_OVERHEAD if on_cpu else GPU_OVERHEAD
+    held = sum(weights.values())
+    cache = kv_cache(config, target, setting)
+    active = cpu_activations(config, setting) if on_cpu else gpu_activations(config, setting)
+    return Memory(
+        weights=weights,
+        kv_cache=cache,
+        activations=active,
+        overhead=overhead,
+        running=held + cache + active + overhead,
+        opening=overhead + (cpu_opening(config, files, setting, weights) if on_cpu else held),
+    )
+
+
+def kv_cache(config: ErnieConfig, target: Target, setting: Setting) -> int:
+    """Allocated whole when a session starts; keys and values of every layer."""
+    return setting.batch * setting.context * kv_bytes(config, target)
+
+
+def kv_bytes(config: ErnieConfig, target: Target) -> int:
+    """Of one token of one row."""
+    width = config.num_key_value_heads * config.head_dim
+    return 2 * config.num_hidden_layers * width * CACHE_BYTES[target.runtime]
+
+
+def stored_weights(files: Iterable[WeightFile]) -> dict[Part, int]:
+    """As they lie in the files."""
+    held: dict[Part, int] = dict.fromkeys(PARTS, 0)
+    for stored in initializers(files):
+        held[part_of(stored.name)] += stored.nbytes
+    return held
+
+
+def cpu_weights(config: ErnieConfig, files: list[WeightFile], setting: Setting) -> dict[Part, int]:
+    """Embedding, norms, routers and RoPE tables stay where they lie; every matrix is copied."""
+    held = stored_weights(files)
+    for part in held:
+        held[part] = held[part] if part in MAPPED else 0
+    for part, stored in copied(config, files, setting):
+        held[part] += cpu_copy(stored, setting)
+    return held
+
+
+def copied(config: ErnieConfig, files: list[WeightFile], setting: Setting) -> Iterator[tuple[Part, Stored]]:
+    """The matrices and their scales that ONNX Runtime copies; the embedding where it is the head too."""
+    for stored in initializers(files):
+        part = part_of(stored.name)
+        if part not in MAPPED:
+            yield part, stored
+        elif part == "embedding" and shares_head(config, setting.parts):
+            yield "head", stored
+
+
+def cpu_copy(stored: Stored, setting: Setting) -> int:
+    """Bytes of the copy of a matrix, or of its scales, in the order of the kernels."""
+    if stored.name.endswith("scales"):
+        return CPU_SCALE * math.prod(stored.shape)
+    form = form_of(stored.name, setting.parts)
+    assert form is not None
+    if form.format.startswith("int"):
+        return stored.nbytes
+    linear = part_of(stored.name) in ("attention", "shared", "dense")
+    each = CPU_FP16_LINEAR if form.format == "fp16" and linear else FLOAT
+    return each * math.prod(stored.shape)
+
+
+def cpu_opening(config: ErnieConfig, files: list[WeightFile], setting: Setting, held: dict[Part, int]) -> int:
+    """What the weights take while the engine opens, at the higher of two points.
+
+    First every fp16 matrix becomes fp32 and is transposed, before the first form goes; then each
+    matrix is copied into the order of the kernels, the largest last.
+    """
+    matrices = [each for _, each in copied(config, files, setting) if not each.name.endswith("scales")]
+    half = [each for each in matrices if each.dtype == np.float16]
+    as_fp32 = [FLOAT * math.prod(each.shape) for each in half]
+    folding = 2 * sum(as_fp32) + max(as_fp32, default=0)
+    copies = sum(size for part, size in held.items() if part not in MAPPED)
+    return max(folding, copies + max((each.nbytes for each in matrices if each not in half), default=0))
+
+
+def cpu_activations(config: ErnieConfig, setting: Setting) -> int:
+    """While the prompts are fed, row by row: the widest layer of one, and the logits of every token of all.
+
+    Fitted to measurements: within 20 % over four shapes and 512 to 2048 tokens.
+    """
+    hidden, inner = config.hidden_size, config.moe_intermediate_size
+    widest = 4 * (hidden + config.intermediate_size)
+    if config.moe_num_experts:
+        float_experts = not setting.parts.experts.format.startswith("int")
+        # The portable experts run all of them on every token.
+        every = 7 * config.moe_num_experts * inner + 4 * hidden
+        chosen = config.moe_k * (3 * inner + hidden)
+        widest = max(widest, every if float_experts else chosen)
+    return setting.prompt * FLOAT * (setting.batch * config.vocab_size + widest)
+
+
+def gpu_activations(config: ErnieConfig, setting: Setting) -> int:
+    """Assumed: fp16, every row of the prompt at once, logits of the last tokens alone."""
+    hidden, inner = config.hidden_size, config.moe_intermediate_size
+    widest = max(4 * (hidden + config.intermediate_size), config.moe_k * (3 * inner + hidden))
+    return setting.batch * (setting.prompt * 2 * widest + config.vocab_size * FLOAT)
+
+
+def initializers(files: Iterable[WeightFile]) -> Iterator[Stored]:
+    return (stored for file in files for stored in file.tensors)

@@ -1,0 +1,162 @@
+"""The plan of a checkpoint, a recipe and a target: does it fit, what takes how much, how fast can it be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ernie_export.errors import UserError
+from ernie_export.plan import machine
+from ernie_export.plan.building import Building, building
+from ernie_export.plan.changes import Change, changes, smallest
+from ernie_export.plan.memory import GPU_OVERHEAD, MIB, Memory, memory
+from ernie_export.plan.setting import Setting
+from ernie_export.plan.traffic import Traffic, traffic
+from ernie_export.plan.weights import Part, bytes_by_part, weight_files
+
+if TYPE_CHECKING:
+    from ernie_export.checkpoint.config import ErnieConfig
+    from ernie_export.recipe import Recipe
+    from ernie_export.target import Target
+
+PROMPT = 512
+"""Tokens of a prompt, if nothing else is said."""
+
+
+class Plan(BaseModel):
+    """What `ernie-export plan --json` prints. Sizes in bytes; GB are 10⁹."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Literal[1] = 1
+    checkpoint: str
+    target: str
+    recipe: str
+    setting: Setting
+    fits: bool
+    available: int
+    """Memory that the engine may have."""
+    needed: int
+    """At the highest point of opening or running."""
+    weight_files: dict[Part, int]
+    """On disk."""
+    memory: Memory
+    building: Building
+    traffic: list[Traffic]
+    """At batch 1, and at the planned batch where that is another."""
+    bandwidth: float | None
+    """Bytes a second."""
+    changes: list[Change]
+    """What would make it fit, the smallest change first."""
+    least: int
+    """Needed with every change there is."""
+    assumptions: list[str]
+
+
+def plan(
+    config: ErnieConfig,
+    target: Target,
+    recipe: Recipe,
+    checkpoint: str,
+    context: int | None = None,
+    batch: int = 1,
+    prompt: int = PROMPT,
+) -> Plan:
+    """Plan from the config alone; a context that is not given is the recipe's or the checkpoint's.
+
+    For a target without figures, cpu, this machine's memory and bandwidth are measured.
+
+    Raises:
+        UserError: the recipe does not fit the shape, or the context is more than the checkpoint promises.
+    """
+    setting = setting_of(config, recipe, context, batch, prompt)
+    available = available_on(target)
+    bandwidth = target.bandwidth.gb_per_s * 1e9 if target.bandwidth else machine.bandwidth()
+    need = memory(config, target, setting)
+    files = bytes_by_part(weight_files(config, setting.parts, setting.context))
+
+    def needs(setting: Setting) -> int:
+        return memory(config, target, setting).peak
+
+    fits = need.peak <= available
+    return Plan(
+        checkpoint=checkpoint,
+        target=target.name,
+        recipe=recipe.name,
+        setting=setting,
+        fits=fits,
+        available=available,
+        needed=need.peak,
+        weight_files=files,
+        memory=need,
+        building=building(config, setting, sum(files.values())),
+        traffic=[
+            traffic(config, target, setting.model_copy(update={"batch": rows}), bandwidth)
+            for rows in sorted({1, setting.batch})
+        ],
+        bandwidth=bandwidth,
+        changes=[] if fits else changes(config, setting, available, needs),
+        least=needs(smallest(config, setting)),
+        assumptions=assumptions(config, target, setting, bandwidth),
+    )
+
+
+def setting_of(config: ErnieConfig, recipe: Recipe, context: int | None, batch: int, prompt: int) -> Setting:
+    promised = config.max_position_embeddings
+    context = context or recipe.context or promised
+    if context > promised:
+        raise UserError(
+            f"A context of {context} is asked for, the checkpoint promises {promised}",
+            f"Ask for at most {promised}.",
+        )
+    return Setting(parts=recipe.parts, context=context, batch=batch, prompt=min(prompt, context))
+
+
+def available_on(target: Target) -> int:
+    if target.memory is None:
+        return machine.memory()[1]
+    return target.memory.bytes - (target.reserved.bytes if target.reserved else 0)
+
+
+def assumptions(config: ErnieConfig, target: Target, setting: Setting, bandwidth: float | None) -> list[str]:
+    """All that the numbers rest on, in words."""
+    said = [
+        f"{setting.batch} row{'s' * (setting.batch > 1)} of up to {setting.context} tokens; "
+        f"prompts of up to {setting.prompt} tokens are fed at once",
+    ]
+    said += cpu_assumptions(bandwidth) if target.memory is None else gpu_assumptions(target)
+    said.append(
+        "tokens a second: the weights, and at a full context the cache, are read once a token at that "
+        "bandwidth and nothing else takes time; no program reaches it"
+    )
+    if config.moe_num_experts and setting.batch > 1:
+        said.append("each row chooses its experts by itself, and all experts equally often")
+    said.append(
+        "build: measured with torch 2.13 and transformers 5.24 on shapes of 0.1 to 0.4 B parameters; "
+        "validation holds transformers' whole model in fp32; the weight writer runs on the cores of this machine"
+    )
+    if target.note:
+        said.append(target.note)
+    return said
+
+
+def cpu_assumptions(bandwidth: float | None) -> list[str]:
+    read = f"{bandwidth / 1e9:.1f} GB/s, measured now" if bandwidth else "unknown: too little memory is free"
+    return [
+        "memory: what is free on this machine now",
+        f"bandwidth: {read}",
+        "the KV cache is fp32; every matrix is copied into the order of the kernels when the engine opens, fp16 "
+        "ones as fp32, and the embedding is read from its file: measured with ONNX Runtime 1.32",
+    ]
+
+
+def gpu_assumptions(target: Target) -> list[str]:
+    assert target.memory and target.reserved and target.bandwidth
+    return [
+        f"memory: {target.memory.mib} MiB ({target.memory.source})",
+        f"of which the system keeps {target.reserved.mib} MiB ({target.reserved.source})",
+        f"bandwidth: {target.bandwidth.gb_per_s:g} GB/s ({target.bandwidth.source})",
+        "nothing is built for this target yet: weights are taken as their files hold them, the KV cache and "
+        f"activations as fp16, the runtime as {GPU_OVERHEAD // MIB} MiB",
+    ]
