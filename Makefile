@@ -7,6 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-ch
 DEMO := build/ernie-nano-int4
 HEADERS := build/onnxruntime-headers
 DOCS := build/python-doc
+DEBIAN := g++ chromium fonts-inter fonts-dejavu-core
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 PYTEST_FLAGS ?=
@@ -31,8 +32,9 @@ lint: .venv/.dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy ernie_export
 
-system-deps: $(HEADERS) ## what the tests need of Debian: g++ and ONNX Runtime's C++ headers
-	@command -v g++ > /dev/null || { apt-get -q update && apt-get -q install --yes g++; }
+system-deps: $(HEADERS) ## what the tests need of Debian: g++, ONNX Runtime's C++ headers, a browser with fonts
+	@missing=; for package in $(DEBIAN); do dpkg -s $$package > /dev/null 2>&1 || missing="$$missing $$package"; done; \
+	    [ -z "$$missing" ] || { apt-get -q update && apt-get -q install --yes --no-install-recommends $$missing; }
 
 ernie-nano: .venv/.cpu $(DOCS) ## train the embedded checkpoint anew: about two hours on two cores
 	$(BIN)/python benchmarks/ernie_nano/train.py --text $(DOCS)/usr/share/doc/python3.11/html/_sources \
