@@ -29,57 +29,79 @@ def states(model: Any, ids: Array) -> States:
     return found
 
 
+def routing(router: Any, output: tuple[torch.Tensor, ...]) -> tuple[Array, Array, Array]:
+    """What transformers' router gave → indices [T,k], scores [T,k], and choice [T,E], by which it chose."""
+    logits, scores, indices = output
+    # As the router itself does it; its output leaves the biased probabilities out.
+    choice = router.moe_statics(logits.softmax(dim=1))
+    return indices.numpy(), scores.numpy(), choice.numpy()
+
+
 @contextmanager
 def _watched(model: Any, found: States) -> Iterator[None]:
-    hooks: list[Any] = []
+    watch = Watch(found)
+    watch.output(model.model.embed_tokens, "embedding.output")
+    for number, layer in enumerate(model.model.layers):
+        watch.layer(layer, number)
+    watch.output(model.model.norm, "norm.output")
+    try:
+        yield
+    finally:
+        watch.end()
 
-    def keep(name: str) -> Callable[[torch.Tensor], None]:
-        def note(value: torch.Tensor) -> None:
-            found[name] = value.reshape(-1, value.shape[-1]).numpy().copy()
 
-        return note
+class Watch:
+    """Notes in `found` what modules of transformers compute, flattened to [tokens, …], until its end."""
 
-    def output(module: Any, name: str) -> None:
-        note = keep(name)
-        hooks.append(
+    def __init__(self, found: States):
+        self._found = found
+        self._hooks: list[Any] = []
+
+    def end(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def output(self, module: Any, name: str) -> None:
+        note = self._keep(name)
+        self._hooks.append(
             module.register_forward_hook(lambda _m, _i, out: note(out[0] if isinstance(out, tuple) else out))
         )
 
-    def entry(module: Any, name: str) -> None:
-        note = keep(name)
-        hooks.append(module.register_forward_pre_hook(lambda _m, inputs: note(inputs[0])))
+    def layer(self, layer: Any, number: int) -> None:
+        """Every operator of a decoder layer."""
+        here = f"layers.{number}"
+        self.output(layer.input_layernorm, f"{here}.input_norm.output")
+        for letter in "qkv":
+            self.output(getattr(layer.self_attn, f"{letter}_proj"), f"{here}.attention.{letter}.output")
+        self._entry(layer.self_attn.o_proj, f"{here}.attention.core.output")
+        self.output(layer.self_attn.o_proj, f"{here}.attention.o.output")
+        self._entry(layer.post_attention_layernorm, f"{here}.after_attention")
+        self.output(layer.post_attention_layernorm, f"{here}.post_attention_norm.output")
+        mlp, title = layer.mlp, "mlp"
+        if hasattr(layer.mlp, "experts"):
+            self._router(layer.mlp.gate, f"{here}.routing")
+            self.output(layer.mlp.experts, f"{here}.experts.output")
+            mlp, title = layer.mlp.shared_experts, "shared"
+        if mlp is not None:
+            for kind in ("gate", "up", "down"):
+                self.output(getattr(mlp, f"{kind}_proj"), f"{here}.{title}.{kind}.output")
+        self.output(layer, f"{here}.output")
 
-    def routing(module: Any, prefix: str) -> None:
-        scores, indices = keep(f"{prefix}.scores"), keep(f"{prefix}.indices")
+    def _entry(self, module: Any, name: str) -> None:
+        note = self._keep(name)
+        self._hooks.append(module.register_forward_pre_hook(lambda _m, inputs: note(inputs[0])))
+
+    def _router(self, module: Any, prefix: str) -> None:
+        scores, indices = self._keep(f"{prefix}.scores"), self._keep(f"{prefix}.indices")
 
         def note(_m: Any, _i: Any, out: tuple[torch.Tensor, ...]) -> None:
             indices(out[2])
             scores(out[1])
 
-        hooks.append(module.register_forward_hook(note))
+        self._hooks.append(module.register_forward_hook(note))
 
-    output(model.model.embed_tokens, "embedding.output")
-    for number, layer in enumerate(model.model.layers):
-        here = f"layers.{number}"
-        output(layer.input_layernorm, f"{here}.input_norm.output")
-        for letter in "qkv":
-            output(getattr(layer.self_attn, f"{letter}_proj"), f"{here}.attention.{letter}.output")
-        entry(layer.self_attn.o_proj, f"{here}.attention.core.output")
-        output(layer.self_attn.o_proj, f"{here}.attention.o.output")
-        entry(layer.post_attention_layernorm, f"{here}.after_attention")
-        output(layer.post_attention_layernorm, f"{here}.post_attention_norm.output")
-        mlp, title = layer.mlp, "mlp"
-        if hasattr(layer.mlp, "experts"):
-            routing(layer.mlp.gate, f"{here}.routing")
-            output(layer.mlp.experts, f"{here}.experts.output")
-            mlp, title = layer.mlp.shared_experts, "shared"
-        if mlp is not None:
-            for kind in ("gate", "up", "down"):
-                output(getattr(mlp, f"{kind}_proj"), f"{here}.{title}.{kind}.output")
-        output(layer, f"{here}.output")
-    output(model.model.norm, "norm.output")
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def _keep(self, name: str) -> Callable[[torch.Tensor], None]:
+        def note(value: torch.Tensor) -> None:
+            self._found[name] = value.reshape(-1, value.shape[-1]).numpy().copy()
+
+        return note

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from logging import CRITICAL
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +12,14 @@ import numpy as np
 
 from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.errors import WorkError
+from ernie_export.reference.quiet import quiet
+from ernie_export.reference.states import routing
+from ernie_export.reference.threads import SMALL, run_on_one_thread
 
 if TYPE_CHECKING:
     import torch
 
 Array = np.ndarray[Any, Any]
-SMALL = 100_000_000
-"""Parameters below which a model runs on one thread: its operations are over before a second thread is
-awake. Worse, where other work keeps the cores busy the threads wait for each other at every operation:
-512 tokens of a model of 10 M parameters took 23 s on two threads of two busy cores, and 1.1 s on one."""
 
 
 @dataclass
@@ -58,7 +54,7 @@ class Reference:
         for layer, router in routers.items():
             router.register_forward_hook(self._observer(layer))
         if sum(parameter.numel() for parameter in model.parameters()) < SMALL:
-            _run_on_one_thread(model)
+            run_on_one_thread(model)
 
     @classmethod
     def open(cls, folder: Path) -> Reference:
@@ -72,7 +68,7 @@ class Reference:
         import transformers
 
         architecture = ErnieConfig.read(folder).architecture
-        with _quiet():
+        with quiet():
             try:
                 model, loaded = getattr(transformers, architecture).from_pretrained(
                     folder,
@@ -134,29 +130,9 @@ class Reference:
 
     def _observer(self, layer: int) -> Any:
         def observe(router: Any, _: Any, output: tuple[torch.Tensor, ...]) -> None:
-            logits, scores, indices = output
-            # As the router itself does it; its output leaves the biased probabilities out.
-            choice = router.moe_statics(logits.softmax(dim=1))
-            self._seen[layer] = (indices.numpy(), scores.numpy(), choice.numpy())
+            self._seen[layer] = routing(router, output)
 
         return observe
-
-
-def _run_on_one_thread(model: Any) -> None:
-    """From now on, each run of the model; everything else keeps its number of threads."""
-    import torch
-
-    before: list[int] = []
-
-    def begin(*_: Any) -> None:
-        before.append(torch.get_num_threads())
-        torch.set_num_threads(1)
-
-    def end(*_: Any) -> None:
-        torch.set_num_threads(before.pop())
-
-    model.register_forward_pre_hook(begin)
-    model.register_forward_hook(end, always_call=True)
 
 
 def _require_all(loaded: dict[str, Any], folder: Path) -> None:
@@ -169,21 +145,3 @@ def _require_all(loaded: dict[str, Any], folder: Path) -> None:
                 f"transformers finds {problem} weights in {folder}: {names[0]}{more}",
                 "Look at it with `ernie-export inspect`.",
             )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars, reports or warnings of transformers; as before afterwards."""
-    from transformers.utils import logging
-
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity(CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
