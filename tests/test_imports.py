@@ -28,6 +28,7 @@ ROAD = [
     {"reference"},
     {"validate"},
     {"bundle"},
+    {"distribute"},
     {"pipeline", "doctor"},
     {"cli"},
     {"__main__"},

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from ernie_export import __version__
-from ernie_export.cli import build, chat, generate, inspect, machine, plan, report, synthesize, validate
+from ernie_export.cli import (
+    build,
+    chat,
+    generate,
+    inspect,
+    machine,
+    plan,
+    registry,
+    report,
+    synthesize,
+    validate,
+)
 from ernie_export.cli.terminal import terminal
 
 app = typer.Typer(
@@ -26,6 +37,8 @@ app.command()(report.report)
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(plan.plan)
+app.command()(registry.push)
+app.command()(registry.pull)
 app.command()(synthesize.synthesize)
 app.command()(machine.doctor)
 app.command()(machine.targets)

@@ -23,6 +23,8 @@ COMMANDS = [
     "generate",
     "chat",
     "plan",
+    "push",
+    "pull",
     "synthesize",
     "doctor",
     "targets",
