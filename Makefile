@@ -7,6 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-ch
 DEMO := build/ernie-nano-int4
 HEADERS := build/onnxruntime-headers
 DOCS := build/python-doc
+REGISTRY := build/docker-registry
 DEBIAN := g++ chromium fonts-inter fonts-dejavu-core
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
@@ -32,7 +33,7 @@ lint: .venv/.dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy ernie_export
 
-system-deps: $(HEADERS) ## what the tests need of Debian: g++, ONNX Runtime's C++ headers, a browser with fonts
+system-deps: $(HEADERS) $(REGISTRY) ## what the tests need of Debian: g++, ONNX Runtime's C++ headers, a browser with fonts, a registry
 	@missing=; for package in $(DEBIAN); do dpkg -s $$package > /dev/null 2>&1 || missing="$$missing $$package"; done; \
 	    [ -z "$$missing" ] || { apt-get -q update && apt-get -q install --yes --no-install-recommends $$missing; }
 
@@ -59,6 +60,13 @@ clean: ## remove what make made
 
 $(HEADERS):
 	tests/graph/native/fetch_headers.sh $@
+
+# Debian's registry, unpacked and not installed: the tests start it, nothing else does.
+$(REGISTRY):
+	rm -rf $@.partial && mkdir -p $@.partial
+	apt-get -q update
+	cd $@.partial && apt-get -q -o APT::Sandbox::User=root download docker-registry && dpkg -x docker-registry_*.deb .
+	rm $@.partial/*.deb && mv $@.partial $@
 
 # The text that ernie-nano learns: Debian 12's python3.11-doc, unpacked, not installed.
 $(DOCS):

@@ -23,8 +23,13 @@ TRUSTED = Path("/etc/docker/certs.d")
 class Connection:
     def __init__(self, address: Address, ca_file: Path | None, plain_http: bool):
         """Raises: see Registry."""
-        import oras.provider
-
+        try:
+            import oras.provider
+        except ModuleNotFoundError as error:
+            raise WorkError(
+                "The package oras is not installed, which speaks to registries",
+                'Install it: pip install "ernie-export[distribute]".',
+            ) from error
         self._base = f"{'http' if plain_http else 'https'}://{address.host}/v2/"
         self._repository = f"{self._base}{address.repository}/"
         self._host = address.host

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,13 @@ def test_who_cannot_be_spoken_to(registry: DockerRegistry, tmp_path: Path) -> No
     broken.write_text("{")
     with pytest.raises(UserError, match="is not JSON"):
         client(registry.address("a"), tmp_path)
+
+
+def test_without_oras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "oras", None)
+    monkeypatch.setitem(sys.modules, "oras.provider", None)
+    with pytest.raises(WorkError, match="oras is not installed"):
+        client("oci://localhost:1/a:1", tmp_path)
 
 
 @pytest.mark.slow
