@@ -13,6 +13,8 @@ from ernie_export.progress import Step
 from ernie_export.validate.document import Document
 from ernie_export.validate.report import Claim, Report, Source, Verdict
 
+SIGNATURE = "model.sig"
+"""Who stands behind the bundle: made over all its other files, so no manifest lists it."""
 PIECE = 8 << 20
 """Bytes of a file in memory while it is hashed."""
 
@@ -22,7 +24,7 @@ def _inside(path: str) -> str:
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or pure.as_posix() != path or set("\\:\0") & set(path):
         raise ValueError(f"{path!r} is no plain path inside the bundle")
-    if path in (".", Manifest.FILE, Report.FILE):
+    if path in (".", *UNLISTED):
         raise ValueError(f"{path!r} cannot be listed")
     return path
 
@@ -44,7 +46,7 @@ class Manifest(Document):
     recipe: str
     target: str
     files: dict[Annotated[str, AfterValidator(_inside)], FileEntry]
-    """Every file but the manifest itself and the report, whose times differ from run to run."""
+    """Every file but the manifest itself, the report, whose times differ from run to run, and a signature."""
     software: dict[str, str]
     verdict: Verdict
     claims: list[Claim]
@@ -62,6 +64,10 @@ class Manifest(Document):
                 "Name the folder that `ernie-export build` wrote.",
             )
         return cls.load(folder / cls.FILE)
+
+
+UNLISTED = (Manifest.FILE, Report.FILE, SIGNATURE)
+"""What a bundle may hold that its manifest does not list."""
 
 
 def sha256_of(path: Path, step: Step | None = None) -> str:

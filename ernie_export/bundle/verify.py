@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ernie_export.bundle.manifest import FileEntry, Manifest, sha256_of
+from ernie_export.bundle.manifest import UNLISTED, FileEntry, Manifest, sha256_of
 from ernie_export.errors import UserError
 from ernie_export.progress import Progress, Silent, Step
 from ernie_export.validate.report import Report
@@ -37,7 +37,7 @@ def verify(folder: Path, progress: Progress | None = None, content: bool = True)
     problems += _check_report(folder, present)
     files = manifest.files
     problems += [Problem(path, "is missing") for path in sorted(files.keys() - present)]
-    extra = present - files.keys() - {Manifest.FILE, Report.FILE}
+    extra = present - files.keys() - set(UNLISTED)
     problems += [Problem(path, "is not in the manifest") for path in sorted(extra)]
     listed = {path: entry for path, entry in sorted(files.items()) if path in present}
     with (progress or Silent()).step("Verify", sum(entry.size for entry in listed.values()), "B") as step:

@@ -17,6 +17,7 @@ from ernie_export.cli import (
     plan,
     registry,
     report,
+    signing,
     synthesize,
     validate,
 )
@@ -37,6 +38,7 @@ app.command()(report.report)
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(plan.plan)
+app.command()(signing.sign)
 app.command()(registry.push)
 app.command()(registry.pull)
 app.command()(synthesize.synthesize)

@@ -84,10 +84,23 @@ def validate(
         raise refusal(report, "Build with a recipe that keeps more bits.")
 
 
-def verify(bundle: BundleFolder) -> None:
-    """Check that every file of a bundle is as it was built."""
+def verify(
+    bundle: BundleFolder,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Check the signature too: it must be by one whom this policy names."
+        ),
+    ] = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Instead of a policy: the one key that must have signed."),
+    ] = None,
+) -> None:
+    """Check that every file of a bundle is as it was built, and who signed it."""
     from ernie_export.bundle import verify as bundle_verify
     from ernie_export.bundle.manifest import Manifest
+    from ernie_export.cli.signing import signed_by
 
     with terminal.progress() as progress:
         problems = bundle_verify.verify(bundle, progress)
@@ -99,7 +112,8 @@ def verify(bundle: BundleFolder) -> None:
             f"{bundle} is not what was built: {first.path}: {first.message}{more}",
             "Fetch or build the bundle again.",
         )
+    signer = signed_by(bundle, policy, public_key)
     files = Manifest.read(bundle).files
     terminal.show(
-        f"{len(files)} files, {size(sum(file.size for file in files.values()))}: all as they were built"
+        f"{len(files)} files, {size(sum(file.size for file in files.values()))}: all as they were built{signer}"
     )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from ernie_export.bundle.manifest import FileEntry, Manifest, sha256_of
+from ernie_export.bundle.manifest import SIGNATURE, UNLISTED, FileEntry, Manifest, sha256_of
 from ernie_export.distribute.address import Address
 from ernie_export.distribute.registry import MANIFEST
 from ernie_export.errors import UserError
@@ -27,14 +27,15 @@ WEIGHT_CONFIG = "application/vnd.cncf.model.weight.config.v1.raw"
 DOCUMENT = "application/vnd.cncf.model.doc.v1.raw"
 FILEPATH = "org.cncf.model.filepath"
 DOCUMENTS = (Manifest.FILE, Report.FILE)
-"""What the bundle's manifest does not list."""
+"""What every bundle holds beside what its manifest lists; one that is signed holds its signature too."""
 
 
 def files_of(folder: Path, manifest: Manifest) -> dict[str, FileEntry]:
     """Every file of a bundle, its documents first."""
     documents = {
         name: FileEntry(size=(folder / name).stat().st_size, sha256=sha256_of(folder / name))
-        for name in DOCUMENTS
+        for name in UNLISTED
+        if (folder / name).exists()
     }
     return documents | dict(sorted(manifest.files.items()))
 
@@ -94,7 +95,7 @@ class _OciManifest(BaseModel):
 
 
 def documents_of(data: bytes, address: Address) -> dict[str, FileEntry]:
-    """The bundle's manifest and report, as an OCI manifest lists them.
+    """The bundle's manifest, report and signature, as an OCI manifest lists them.
 
     Raises:
         UserError: it is no manifest of a bundle.
@@ -110,7 +111,7 @@ def documents_of(data: bytes, address: Address) -> dict[str, FileEntry]:
     found: dict[str, FileEntry] = {}
     for layer in layers:
         path = layer.annotations.get(FILEPATH)
-        if path in DOCUMENTS and path not in found:
+        if path in UNLISTED and path not in found:
             found[path] = FileEntry(size=layer.size, sha256=layer.digest.removeprefix("sha256:"))
     for name in DOCUMENTS:
         if name not in found:
@@ -123,7 +124,7 @@ def documents_of(data: bytes, address: Address) -> dict[str, FileEntry]:
 def _media_type(path: str) -> str:
     if path.endswith((".bin", ".onnx")):
         return WEIGHT
-    return DOCUMENT if path == Report.FILE else WEIGHT_CONFIG
+    return DOCUMENT if path in (Report.FILE, SIGNATURE) else WEIGHT_CONFIG
 
 
 def _title(manifest: Manifest) -> str:

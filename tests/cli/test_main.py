@@ -23,6 +23,7 @@ COMMANDS = [
     "generate",
     "chat",
     "plan",
+    "sign",
     "push",
     "pull",
     "synthesize",

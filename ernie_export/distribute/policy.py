@@ -1,0 +1,92 @@
+"""Whose signatures are taken: a TOML file that a device's owner writes.
+
+unsigned = false
+
+[[signers]]
+name = "release"
+public_key = "release.pem"     # beside the policy, or an absolute path
+
+[[signers]]
+name = "ci"
+identity = "https://github.com/acme/robots/.github/workflows/release.yml@refs/heads/main"
+issuer = "https://token.actions.githubusercontent.com"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ernie_export import regular_file
+from ernie_export.errors import UserError
+
+
+class Signer(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    public_key: Path | None = None
+    """PEM, an elliptic curve of NIST."""
+    identity: str | None = None
+    """Whom a sigstore certificate names."""
+    issuer: str | None = None
+    """Which OpenID Connect provider vouches for the identity."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.public_key is None) == (self.identity is None) or (self.identity is None) != (
+            self.issuer is None
+        ):
+            raise ValueError("give either public_key, or identity and issuer")
+        return self
+
+
+class Policy(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    unsigned: bool = False
+    """Whether a bundle without any signature is taken."""
+    signers: list[Signer] = []
+
+    @classmethod
+    def read(cls, path: Path) -> Policy:
+        """A policy; its keys exist.
+
+        Raises:
+            UserError: it is none, or could take nothing.
+        """
+        try:
+            policy = cls.model_validate(tomllib.loads(regular_file.read(path).decode()))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"The policy {path} is not TOML ({error})", "Mend it.") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "policy"
+            raise UserError(
+                f"The policy {path} is wrong ({where}: {first['msg']})",
+                "Mend it; the documentation has an example.",
+            ) from error
+        if not policy.signers and not policy.unsigned:
+            raise UserError(f"The policy {path} names no signer", "Add [[signers]], or unsigned = true.")
+        beside = [
+            signer.model_copy(update={"public_key": path.parent / signer.public_key})
+            if signer.public_key
+            else signer
+            for signer in policy.signers
+        ]
+        for signer in beside:
+            if signer.public_key and not signer.public_key.is_file():
+                raise UserError(
+                    f"The policy {path} names a key that is not there: {signer.public_key}", "Put it there."
+                )
+        return policy.model_copy(update={"signers": beside})
+
+    @classmethod
+    def of_key(cls, public_key: Path) -> Policy:
+        """Takes what this one key signed."""
+        if not public_key.is_file():
+            raise UserError(f"{public_key} is no file", "Name the PEM file of a public key.")
+        return cls(signers=[Signer(name=public_key.name, public_key=public_key)])

@@ -1,0 +1,131 @@
+"""Who stands behind a bundle: OpenSSF model signing over every file of it, kept in the bundle as model.sig."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ernie_export import atomic
+from ernie_export.bundle.manifest import SIGNATURE
+from ernie_export.bundle.verify import verify
+from ernie_export.distribute.policy import Policy, Signer
+from ernie_export.errors import UserError, WorkError
+from ernie_export.progress import Progress
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+LARGEST = 16 << 20
+"""Bytes of a signature: it lists every file."""
+
+
+def sign(
+    folder: Path, private_key: Path | None, password: str | None = None, progress: Progress | None = None
+) -> None:
+    """Sign a bundle, in place of a signature that it may have.
+
+    `private_key`: PEM, an elliptic curve of NIST (P-256, P-384, P-521); None signs with sigstore, as who
+    logs in or as the CI job that runs.
+
+    Raises:
+        UserError: the folder is no whole bundle, or the key cannot be used.
+        WorkError: sigstore cannot be reached.
+    """
+    signing = _model_signing("signing")
+    _require_whole(folder, progress)
+    config = signing.Config().set_hashing_config(_hashing())
+    if private_key is None:
+        config.use_sigstore_signer(use_ambient_credentials="CI" in os.environ)
+    else:
+        try:
+            config.use_elliptic_key_signer(
+                private_key=private_key,
+                password=password.encode() if password else None,  # the library hands it on as bytes
+            )
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{private_key} cannot sign ({str(error).partition('.')[0] or type(error).__name__})",
+                "Name a PEM file of a private key on the curve P-256, P-384 or P-521, and its --password-file.",
+            ) from error
+    beside = folder.with_name(f".{folder.name}.{SIGNATURE}")
+    try:
+        config.sign(folder, beside)
+        atomic.write(folder / SIGNATURE, beside.read_bytes())
+    except OSError:
+        raise
+    except Exception as error:  # sigstore raises what its parts raise
+        raise WorkError(
+            f"sigstore did not sign ({_first_line(error)})",
+            "It needs a network; sign with --key without one.",
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def signer_of(folder: Path, policy: Policy, progress: Progress | None = None) -> str | None:
+    """The name of the policy's signer that signed the bundle as it is; None: it is not signed, and may be so.
+
+    Raises:
+        UserError: the folder is no bundle.
+        WorkError: the bundle is damaged, not signed, changed after it was signed, or signed by another.
+    """
+    _require_whole(folder, progress, content=False)  # the signature is over the content
+    signature = folder / SIGNATURE
+    if not signature.exists():
+        if policy.unsigned:
+            return None
+        raise WorkError(f"{folder} is not signed", "Fetch a signed one, or allow `unsigned` in the policy.")
+    if signature.stat().st_size > LARGEST:
+        raise WorkError(f"{signature} is over {LARGEST >> 20} MB", "Fetch the bundle again.")
+    refusals = []
+    for signer in policy.signers:
+        try:
+            _verifier(signer).verify(folder, signature)
+        except OSError:
+            raise
+        except Exception as error:  # a hostile signature, or sigstore's own errors
+            refusals.append(f"{signer.name}: {_first_line(error)}")
+        else:
+            return signer.name
+    raise WorkError(
+        f"{folder} is not signed by one whom the policy names ({'; '.join(refusals) or 'it names nobody'})",
+        "Fetch the bundle again from whom you trust, or add the signer to the policy.",
+    )
+
+
+def _verifier(signer: Signer) -> Any:
+    config = _model_signing("verifying").Config().set_hashing_config(_hashing())
+    if signer.public_key:
+        return config.use_elliptic_key_verifier(public_key=signer.public_key)
+    return config.use_sigstore_verifier(identity=signer.identity, oidc_issuer=signer.issuer)
+
+
+def _hashing() -> Any:
+    """Every file of the bundle but the signature itself."""
+    hashing = _model_signing("hashing")
+    return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+
+
+def _require_whole(folder: Path, progress: Progress | None, content: bool = True) -> None:
+    if problems := verify(folder, progress, content):
+        raise WorkError(
+            f"{folder} is not what was built: {problems[0].path}: {problems[0].message}",
+            "Fetch or build the bundle again.",
+        )
+
+
+def _model_signing(module: str) -> ModuleType:
+    from importlib import import_module
+
+    try:
+        return import_module(f"model_signing.{module}")
+    except ModuleNotFoundError as error:
+        raise WorkError(
+            "The package model-signing is not installed, which makes and checks signatures",
+            'Install it: pip install "ernie-export[distribute]".',
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]
