@@ -147,7 +147,8 @@ def compare_use(checkpoint: Path, recipe: Recipe, engine: Path, batch: int, prom
 def compare_build(checkpoint: Path, recipe: Recipe, output: Path) -> list[dict[str, Any]]:
     """Each stage of a whole build, as planned and as measured."""
     setting = Setting(parts=recipe.parts, context=CONTEXT, batch=1, prompt=512)
-    planned = building(Checkpoint.open(checkpoint).config, setting, 0).model_dump()
+    config = Checkpoint.open(checkpoint).config
+    planned = building(config, setting, memory(config, Target.find("cpu"), setting), 0).model_dump()
     measured = run(BUILD, checkpoint, recipe.name, CONTEXT, output)
     return [
         {

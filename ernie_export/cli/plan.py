@@ -93,22 +93,23 @@ def _show(made: Plan) -> None:
     terminal.show(facts(_rows(made)))
     terminal.show("")
     terminal.show(table(("memory", "on disk", "in memory"), _memory_rows(made), right=(1, 2)))
-    if made.changes:
-        terminal.show("")
+    if not made.fits:
+        title = "it fits with" if made.changes else "at the least"
         rows = [
-            (" and ".join(step.what for step in change.steps), size(change.saves), size(change.needs))
-            for change in made.changes
+            (str(change), size(change.saves), size(change.needs))
+            for change in made.changes or [made.furthest]
         ]
-        terminal.show(table(("it fits with", "saves", "needs"), rows, right=(1, 2)))
-    terminal.show("")
-    terminal.show(facts(("assumed", text) for text in made.assumptions))
+        terminal.show("")
+        terminal.show(table((title, "saves", "needs"), rows, right=(1, 2)))
+    terminal.show("\nThis rests on")
+    terminal.show(facts(made.assumptions.items()))
 
 
 def _rows(made: Plan) -> list[tuple[str, object]]:
     spare = made.available - made.needed
     told = f"yes, {size(spare)} to spare" if made.fits else f"no, {size(-spare)} too much"
     if not made.fits and not made.changes:
-        told += f"; {size(made.least)} at the least, with every change there is"
+        told += ", and no change there is makes it fit"
     setting, building = made.setting, made.building
     rows: list[tuple[str, object]] = [
         ("checkpoint", made.checkpoint),
@@ -140,8 +141,10 @@ def _number(value: float) -> str:
 
 def _memory_rows(made: Plan) -> list[tuple[str, str, str]]:
     held = made.memory
+    one_copy = not made.weight_files["head"] and not held.weights["head"]
+    names = {"embedding": "embedding, head"} if one_copy else {}
     rows: list[tuple[str, str, str]] = [
-        (part, size(disk) if disk else "-", size(held.weights[part]) if held.weights[part] else "-")
+        (names.get(part, part), _size(disk), _size(held.weights[part]))
         for part, disk in made.weight_files.items()
         if disk or held.weights[part]
     ]
@@ -152,3 +155,7 @@ def _memory_rows(made: Plan) -> list[tuple[str, str, str]]:
     ):
         rows.append((name, "-", size(count)))
     return [*rows, ("all", size(sum(made.weight_files.values())), size(held.running))]
+
+
+def _size(count: int) -> str:
+    return size(count) if count else "-"

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.checkpoint.layout import part_of, tensor_shapes
-from ernie_export.plan.memory import MIB
+from ernie_export.plan.measured import (
+    COMPARED_WEIGHT,
+    FINITE,
+    PIECES,
+    REFERENCE,
+    REFERENCE_WEIGHT,
+    TRACE,
+    TRACE_LAYER,
+)
+from ernie_export.plan.memory import Memory
 from ernie_export.plan.setting import Setting
 from ernie_export.quantize.formats import FLOATS, packing
 from ernie_export.recipe import PartFormat
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
-
-# Measured: anonymous memory of a build of 2 to 28 layers.
-TRACE, TRACE_LAYER = 295 * MIB, 2 * MIB
-#: What a thread of the weight writer needs beside its matrix.
-PIECES = 20 * MIB
-#: transformers' whole model in fp32, and what loading it leaves behind.
-REFERENCE, REFERENCE_WEIGHT = 50 * MIB, 6.5
-#: Comparing the largest matrix with its quantized form, a weight.
-COMPARED_WEIGHT = 20
 
 
 class Building(BaseModel):
@@ -40,8 +40,10 @@ class Building(BaseModel):
     """Of the weight files."""
 
 
-def building(config: ErnieConfig, setting: Setting, disk: int, threads: int | None = None) -> Building:
-    """`threads` of the weight writer; None for every core this process may use."""
+def building(
+    config: ErnieConfig, setting: Setting, engine: Memory, disk: int, threads: int | None = None
+) -> Building:
+    """`engine`: what is built, while it is validated; `threads` of the weight writer, None for every core."""
     shapes = tensor_shapes(config)
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     trace = TRACE + TRACE_LAYER * config.num_hidden_layers
@@ -49,7 +51,9 @@ def building(config: ErnieConfig, setting: Setting, disk: int, threads: int | No
     threads = threads or len(os.sched_getaffinity(0))
     weights = trace + sum(packed[:threads]) + threads * PIECES
     reference = REFERENCE + round(REFERENCE_WEIGHT * sum(sizes.values()))
-    validate = trace + reference + COMPARED_WEIGHT * max(sizes.values())
+    # The engine is open twice: as it ships, and showing its routers.
+    engines = engine.opening + sum(engine.weights.values())
+    validate = trace + reference + COMPARED_WEIGHT * max(sizes.values()) + engines
     return Building(
         trace=trace, weights=weights, validation=validate, peak=max(trace, weights, validate), disk=disk
     )
@@ -68,4 +72,4 @@ def packed_bytes(config: ErnieConfig, setting: Setting, sizes: dict[str, int]) -
 def packed(form: PartFormat, weights: int) -> int:
     """The stored form, and for floats a byte a weight to see that each is finite."""
     bits, _ = packing(form)
-    return weights * bits // 8 if bits else weights * (FLOATS[form.format].itemsize + 1)
+    return weights * bits // 8 if bits else weights * (FLOATS[form.format].itemsize + FINITE)

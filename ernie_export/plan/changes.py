@@ -39,7 +39,7 @@ class Step(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     what: str
-    """`context 131072 → 8192`."""
+    """`context 131,072 → 8,192`."""
     saves: int
     """Bytes, after the steps before it."""
 
@@ -51,8 +51,11 @@ class Change(BaseModel):
     saves: int
     """Bytes, all steps together."""
     needs: int
-    """Bytes, with the change: they fit."""
+    """Bytes, with the change."""
     setting: Setting
+
+    def __str__(self) -> str:
+        return "; ".join(step.what for step in self.steps)
 
 
 def changes(config: ErnieConfig, setting: Setting, available: int, needs: Needs) -> list[Change]:
@@ -63,6 +66,14 @@ def changes(config: ErnieConfig, setting: Setting, available: int, needs: Needs)
         if enough:
             return [change(setting, path(some, setting, available, needs), needs) for some in enough]
     return []
+
+
+def furthest(config: ErnieConfig, setting: Setting, needs: Needs) -> Change:
+    """Every kind as far as it goes."""
+    through = [setting]
+    for kind in kinds(config):
+        through += kind(through[-1])[-1:]
+    return change(setting, through[1:], needs)
 
 
 def path(some: Sequence[Kind], setting: Setting, available: int, needs: Needs) -> list[Setting]:
@@ -78,11 +89,6 @@ def path(some: Sequence[Kind], setting: Setting, available: int, needs: Needs) -
     return steps[1:]
 
 
-def smallest(config: ErnieConfig, setting: Setting) -> Setting:
-    """Every kind as far as it goes."""
-    return far(kinds(config), setting)
-
-
 def far(some: Sequence[Kind], setting: Setting) -> Setting:
     for kind in some:
         *_, setting = setting, *kind(setting)
@@ -95,7 +101,7 @@ def change(setting: Setting, through: list[Setting], needs: Needs) -> Change:
         Step(what=told(*pair), saves=before - after)
         for pair, (before, after) in zip(pairwise((setting, *through)), pairwise(sizes), strict=True)
     ]
-    return Change(steps=steps, saves=sizes[0] - sizes[-1], needs=sizes[-1], setting=through[-1])
+    return Change(steps=steps, saves=sizes[0] - sizes[-1], needs=sizes[-1], setting=[setting, *through][-1])
 
 
 def kinds(config: ErnieConfig) -> list[Kind]:
@@ -147,7 +153,7 @@ def can_be_stored(config: ErnieConfig, setting: Setting) -> bool:
 def told(before: Setting, after: Setting) -> str:
     """In what two settings differ: `head and embedding int8 → int4`."""
     if before.context != after.context:
-        return f"context {before.context} → {after.context}"
+        return f"context {before.context:,} → {after.context:,}"
     if before.batch != after.batch:
         return f"batch {before.batch} → {after.batch}"
     found: dict[str, list[str]] = {}

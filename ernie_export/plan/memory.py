@@ -1,8 +1,7 @@
-"""What an engine holds in memory, by runtime.
+"""What an engine holds in memory, by runtime; the numbers are measured.py's.
 
-The numbers of ONNX Runtime on the CPU were measured (`benchmarks/plan_memory.py` measures them
-again): it keeps no packed matrix where it lies in its file, but copies each into its kernels' own
-order when it opens.  What TensorRT will hold is assumed, and said to be.
+ONNX Runtime on the CPU keeps no packed matrix where it lies in its file, but copies each into its
+kernels' own order when it opens.  What TensorRT will hold is assumed, and said to be.
 """
 
 from __future__ import annotations
@@ -15,27 +14,25 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.graph.weights import Stored, WeightFile, form_of
+from ernie_export.plan.measured import (
+    CACHE_BYTES,
+    CPU_CHOSEN_EXPERT,
+    CPU_DENSE,
+    CPU_EVERY_EXPERT,
+    CPU_FP16_LINEAR,
+    CPU_MAPPED,
+    CPU_OVERHEAD,
+    CPU_SCALE,
+    FLOAT,
+    GPU_ACTIVATION,
+    GPU_OVERHEAD,
+)
 from ernie_export.plan.setting import Setting
 from ernie_export.plan.weights import PARTS, Part, part_of, shares_head, weight_files
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
     from ernie_export.target import Target
-
-MIB = 1 << 20
-MAPPED: tuple[Part, ...] = ("embedding", "norms", "router", "rope")
-"""What ONNX Runtime on the CPU leaves where it lies."""
-FLOAT = 4
-#: ONNX Runtime, Python and their libraries, before any weight.
-CPU_OVERHEAD = 84 * MIB
-#: A scale is held as fp32 three times: as the graph has it, in the kernel's order, and in sums of blocks.
-CPU_SCALE = 3 * FLOAT
-#: fp16 linear layers are held as fp32 twice: as the graph has them, and in the kernel's order.
-CPU_FP16_LINEAR = 2 * FLOAT
-#: Assumed of TensorRT: the CUDA context, its library and the process.
-GPU_OVERHEAD = 600 * MIB
-CACHE_BYTES = {"onnxruntime-cpu": 4, "tensorrt": 2}
-"""Of a number in the KV cache."""
 
 
 class Memory(BaseModel):
@@ -104,7 +101,7 @@ def cpu_weights(config: ErnieConfig, files: list[WeightFile], setting: Setting) 
     """Embedding, norms, routers and RoPE tables stay where they lie; every matrix is copied."""
     held = stored_weights(files)
     for part in held:
-        held[part] = held[part] if part in MAPPED else 0
+        held[part] = held[part] if part in CPU_MAPPED else 0
     for part, stored in copied(config, files, setting):
         held[part] += cpu_copy(stored, setting)
     return held
@@ -114,7 +111,7 @@ def copied(config: ErnieConfig, files: list[WeightFile], setting: Setting) -> It
     """The matrices and their scales that ONNX Runtime copies; the embedding where it is the head too."""
     for stored in initializers(files):
         part = part_of(stored.name)
-        if part not in MAPPED:
+        if part not in CPU_MAPPED:
             yield part, stored
         elif part == "embedding" and shares_head(config, setting.parts):
             yield "head", stored
@@ -143,7 +140,7 @@ def cpu_opening(config: ErnieConfig, files: list[WeightFile], setting: Setting, 
     half = [each for each in matrices if each.dtype == np.float16]
     as_fp32 = [FLOAT * math.prod(each.shape) for each in half]
     folding = 2 * sum(as_fp32) + max(as_fp32, default=0)
-    copies = sum(size for part, size in held.items() if part not in MAPPED)
+    copies = sum(size for part, size in held.items() if part not in CPU_MAPPED)
     return max(folding, copies + max((each.nbytes for each in matrices if each not in half), default=0))
 
 
@@ -153,21 +150,29 @@ def cpu_activations(config: ErnieConfig, setting: Setting) -> int:
     Fitted to measurements: within 20 % over four shapes and 512 to 2048 tokens.
     """
     hidden, inner = config.hidden_size, config.moe_intermediate_size
-    widest = 4 * (hidden + config.intermediate_size)
-    if config.moe_num_experts:
-        float_experts = not setting.parts.experts.format.startswith("int")
+    widest = dense_width(config)
+    if config.moe_num_experts and not setting.parts.experts.format.startswith("int"):
         # The portable experts run all of them on every token.
-        every = 7 * config.moe_num_experts * inner + 4 * hidden
-        chosen = config.moe_k * (3 * inner + hidden)
-        widest = max(widest, every if float_experts else chosen)
+        widest = max(widest, CPU_EVERY_EXPERT * config.moe_num_experts * inner + CPU_DENSE * hidden)
+    elif config.moe_num_experts:
+        widest = max(widest, chosen_width(config))
     return setting.prompt * FLOAT * (setting.batch * config.vocab_size + widest)
 
 
 def gpu_activations(config: ErnieConfig, setting: Setting) -> int:
-    """Assumed: fp16, every row of the prompt at once, logits of the last tokens alone."""
-    hidden, inner = config.hidden_size, config.moe_intermediate_size
-    widest = max(4 * (hidden + config.intermediate_size), config.moe_k * (3 * inner + hidden))
-    return setting.batch * (setting.prompt * 2 * widest + config.vocab_size * FLOAT)
+    """Assumed: every row of the prompt at once, logits of the last tokens alone."""
+    widest = max(dense_width(config), chosen_width(config))
+    return setting.batch * (setting.prompt * GPU_ACTIVATION * widest + config.vocab_size * FLOAT)
+
+
+def dense_width(config: ErnieConfig) -> int:
+    """Values that a layer without experts holds of a token."""
+    return CPU_DENSE * (config.hidden_size + config.intermediate_size)
+
+
+def chosen_width(config: ErnieConfig) -> int:
+    """Values that the chosen experts hold of a token."""
+    return config.moe_k * (CPU_CHOSEN_EXPERT * config.moe_intermediate_size + config.hidden_size)
 
 
 def initializers(files: Iterable[WeightFile]) -> Iterator[Stored]:

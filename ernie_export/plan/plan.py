@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict
 from ernie_export.errors import UserError
 from ernie_export.plan import machine
 from ernie_export.plan.building import Building, building
-from ernie_export.plan.changes import Change, changes, smallest
-from ernie_export.plan.memory import GPU_OVERHEAD, MIB, Memory, memory
+from ernie_export.plan.changes import Change, changes, furthest
+from ernie_export.plan.measured import GPU_OVERHEAD, MIB
+from ernie_export.plan.memory import Memory, memory
 from ernie_export.plan.setting import Setting
 from ernie_export.plan.traffic import Traffic, traffic
 from ernie_export.plan.weights import Part, bytes_by_part, weight_files
@@ -49,9 +50,10 @@ class Plan(BaseModel):
     """Bytes a second."""
     changes: list[Change]
     """What would make it fit, the smallest change first."""
-    least: int
-    """Needed with every change there is."""
-    assumptions: list[str]
+    furthest: Change
+    """Every change there is, where those do not do: the least that can be needed."""
+    assumptions: dict[str, str]
+    """What the numbers rest on, by what it is about."""
 
 
 def plan(
@@ -90,14 +92,14 @@ def plan(
         needed=need.peak,
         weight_files=files,
         memory=need,
-        building=building(config, setting, sum(files.values())),
+        building=building(config, setting, need, sum(files.values())),
         traffic=[
             traffic(config, target, setting.model_copy(update={"batch": rows}), bandwidth)
             for rows in sorted({1, setting.batch})
         ],
         bandwidth=bandwidth,
         changes=[] if fits else changes(config, setting, available, needs),
-        least=needs(smallest(config, setting)),
+        furthest=furthest(config, setting, needs),
         assumptions=assumptions(config, target, setting, bandwidth),
     )
 
@@ -119,44 +121,45 @@ def available_on(target: Target) -> int:
     return target.memory.bytes - (target.reserved.bytes if target.reserved else 0)
 
 
-def assumptions(config: ErnieConfig, target: Target, setting: Setting, bandwidth: float | None) -> list[str]:
-    """All that the numbers rest on, in words."""
-    said = [
-        f"{setting.batch} row{'s' * (setting.batch > 1)} of up to {setting.context} tokens; "
-        f"prompts of up to {setting.prompt} tokens are fed at once",
-    ]
-    said += cpu_assumptions(bandwidth) if target.memory is None else gpu_assumptions(target)
-    said.append(
-        "tokens a second: the weights, and at a full context the cache, are read once a token at that "
-        "bandwidth and nothing else takes time; no program reaches it"
-    )
+def assumptions(
+    config: ErnieConfig, target: Target, setting: Setting, bandwidth: float | None
+) -> dict[str, str]:
+    """All that the numbers rest on, in words, by what it is about."""
+    said = {
+        "use": f"{setting.batch} row{'s' * (setting.batch > 1)} of up to {setting.context:,} tokens; "
+        f"prompts of up to {setting.prompt:,} tokens are fed at once",
+        **(of_this_machine(bandwidth) if target.memory is None else of_the_table(target)),
+        "tokens/s": "the weights, and at a full context the cache, are read once a token at that bandwidth "
+        "and nothing else takes time; no program reaches it",
+    }
     if config.moe_num_experts and setting.batch > 1:
-        said.append("each row chooses its experts by itself, and all experts equally often")
-    said.append(
-        "build: measured with torch 2.13 and transformers 5.24 on shapes of 0.1 to 0.4 B parameters; "
-        "validation holds transformers' whole model in fp32; the weight writer runs on the cores of this machine"
+        said["experts"] = "each row chooses its own, independently and all equally often"
+    said["build"] = (
+        "on this machine, all its cores: measured with torch 2.13 and transformers 5.24 on shapes of 0.01 to "
+        "0.4 B parameters; validation holds transformers' whole model in fp32, and the engine twice"
     )
     if target.note:
-        said.append(target.note)
+        said["note"] = target.note
     return said
 
 
-def cpu_assumptions(bandwidth: float | None) -> list[str]:
-    read = f"{bandwidth / 1e9:.1f} GB/s, measured now" if bandwidth else "unknown: too little memory is free"
-    return [
-        "memory: what is free on this machine now",
-        f"bandwidth: {read}",
-        "the KV cache is fp32; every matrix is copied into the order of the kernels when the engine opens, fp16 "
-        "ones as fp32, and the embedding is read from its file: measured with ONNX Runtime 1.32",
-    ]
+def of_this_machine(bandwidth: float | None) -> dict[str, str]:
+    return {
+        "memory": "what is free on this machine now",
+        "bandwidth": f"{bandwidth / 1e9:.1f} GB/s, measured now"
+        if bandwidth
+        else "unknown: too little memory is free to measure it",
+        "engine": "the KV cache is fp32; every matrix is copied into the order of the kernels when the engine "
+        "opens, fp16 ones as fp32, and the embedding is read from its file: measured with ONNX Runtime 1.32",
+    }
 
 
-def gpu_assumptions(target: Target) -> list[str]:
+def of_the_table(target: Target) -> dict[str, str]:
     assert target.memory and target.reserved and target.bandwidth
-    return [
-        f"memory: {target.memory.mib} MiB ({target.memory.source})",
-        f"of which the system keeps {target.reserved.mib} MiB ({target.reserved.source})",
-        f"bandwidth: {target.bandwidth.gb_per_s:g} GB/s ({target.bandwidth.source})",
-        "nothing is built for this target yet: weights are taken as their files hold them, the KV cache and "
-        f"activations as fp16, the runtime as {GPU_OVERHEAD // MIB} MiB",
-    ]
+    return {
+        "memory": f"{target.memory.mib:,} MiB ({target.memory.source})",
+        "reserved": f"{target.reserved.mib:,} MiB of it ({target.reserved.source})",
+        "bandwidth": f"{target.bandwidth.gb_per_s:g} GB/s ({target.bandwidth.source})",
+        "engine": "assumed, none is built for this target yet: weights as their files hold them, KV cache and "
+        f"activations in fp16, {GPU_OVERHEAD // MIB} MiB for the runtime",
+    }

@@ -1,0 +1,56 @@
+"""Every number of the plan that was measured or is assumed, and where it comes from.
+
+Those of ONNX Runtime and of a build are measured again by `benchmarks/plan_memory.py`, which writes
+what it finds beside what these numbers make of it (benchmarks/results/plan_memory.json).  Those of
+TensorRT are assumptions, and `plan` says so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ernie_export.plan.weights import Part
+
+MIB = 1 << 20
+FLOAT = 4
+
+# ONNX Runtime 1.32 on the CPU, four shapes.
+
+#: The libraries, Python and the process, before any weight.
+CPU_OVERHEAD = 84 * MIB
+#: What is left where it lies in its file; every other matrix is copied into the order of the kernels.
+CPU_MAPPED: tuple[Part, ...] = ("embedding", "norms", "router", "rope")
+#: Bytes of a scale, held as fp32 three times: as the graph has it, in the kernel's order, and in sums of blocks.
+CPU_SCALE = 3 * FLOAT
+#: Bytes of a weight of an fp16 linear layer, held as fp32 twice: as the graph has it, and in the kernel's order.
+CPU_FP16_LINEAR = 2 * FLOAT
+#: fp32 values held at the widest point of a portable expert layer, times experts · width; all experts are run.
+CPU_EVERY_EXPERT = 7
+#: The same of a layer's quantized experts, times chosen experts · width.
+CPU_CHOSEN_EXPERT = 3
+#: And of a layer without experts, times hidden + width.
+CPU_DENSE = 4
+
+# TensorRT: assumed, nothing of it has run yet.
+
+#: The CUDA context, the library and the process.
+GPU_OVERHEAD = 600 * MIB
+#: Bytes of a value between the layers: fp16.
+GPU_ACTIVATION = 2
+
+#: Bytes of a number in the KV cache: what engine/onnxruntime.py allocates; assumed for TensorRT.
+CACHE_BYTES = {"onnxruntime-cpu": 4, "tensorrt": 2}
+
+# A build: anonymous memory with torch 2.13 and transformers 5.24, shapes of 0.01 to 0.4 B parameters.
+
+#: Tracing the graph, and for each layer.
+TRACE, TRACE_LAYER = 295 * MIB, 2 * MIB
+#: What a thread of the weight writer needs beside its matrix.
+PIECES = 20 * MIB
+#: Bytes of a float weight while it is packed, beside its stored form: to see that each is finite.
+FINITE = 1
+#: transformers' whole model in fp32, and what loading it leaves behind: once, and a weight.
+REFERENCE, REFERENCE_WEIGHT = 50 * MIB, 6.5
+#: Comparing the largest matrix with its quantized form, a weight.
+COMPARED_WEIGHT = 20

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+
+from ernie_export.checkpoint.config import ErnieConfig
+from ernie_export.plan.building import Building, building, packed
+from ernie_export.plan.memory import memory
+from ernie_export.plan.setting import Setting
+from ernie_export.recipe import PartFormat, Recipe
+from ernie_export.target import Target
+
+
+def of(config: ErnieConfig, recipe: str = "int4", threads: int | None = None) -> Building:
+    setting = Setting(parts=Recipe.find(recipe).parts, context=2048, batch=1, prompt=512)
+    return building(config, setting, memory(config, Target.find("cpu"), setting), 5, threads)
+
+
+def layers(config: ErnieConfig, count: int) -> ErnieConfig:
+    return config.model_copy(update={"num_hidden_layers": count, "moe_layer_end_index": count - 1})
+
+
+def test_the_peak_is_that_of_the_hungriest_stage(the_21b: ErnieConfig) -> None:
+    found = of(the_21b)
+    assert found.peak == max(found.trace, found.weights, found.validation)
+    assert found.disk == 5
+
+
+def test_tracing_and_writing_do_not_grow_with_the_layers(the_21b: ErnieConfig) -> None:
+    """At most 3 GiB for the 21B, and the same at 8 and 28 layers within 10 %."""
+    few, all_ = (of(layers(the_21b, count), threads=2) for count in (8, 28))
+    assert all_.weights < 3 << 30
+    assert few.weights == pytest.approx(all_.weights, rel=0.1)
+    assert few.validation < all_.validation
+
+
+def test_each_thread_of_the_writer_holds_a_matrix(the_21b: ErnieConfig) -> None:
+    one, two = (of(the_21b, "int4", threads) for threads in (1, 2))
+    embedding = 103424 * 2560
+    assert embedding < two.weights - one.weights < 2 * embedding
+    assert of(the_21b).weights >= one.weights
+
+
+def test_a_float_matrix_is_looked_through_while_it_is_packed() -> None:
+    assert packed(PartFormat(format="fp16"), 1000) == 3000
+    assert packed(PartFormat(format="fp32"), 1000) == 5000
+    assert packed(PartFormat(format="int8", block_size=32), 1000) == 1000
+    assert packed(PartFormat(format="int4", block_size=32), 1000) == 500
