@@ -187,10 +187,7 @@ class Work:
         """SHA-256 by path of every file of this build."""
         self._journal = partial / "journal.json"
         self._lock = threading.Lock()
-        try:
-            self._done: dict[str, dict[str, Any]] = json.loads(self._journal.read_bytes())
-        except (FileNotFoundError, ValueError):
-            self._done = {}
+        self._done = read_journal(self._journal)
 
     def make(self, path: str, key: str, writer: Callable[[Path], str]) -> None:
         """Make one file with `writer` (which syncs it and returns its SHA-256), unless it is there with this key."""
@@ -217,6 +214,19 @@ class Work:
         for path in self.folder.rglob("*"):
             if path.is_file() and path.relative_to(self.folder).as_posix() not in self.digests:
                 path.unlink()
+
+
+def read_journal(path: Path) -> dict[str, dict[str, Any]]:
+    """What a journal says is finished; nothing where it is missing or damaged, so that all is made anew."""
+    try:
+        done = json.loads(path.read_bytes())
+        whole = all(
+            [type(entry[key]) for key in ("key", "sha256", "size")] == [str, str, int]
+            for entry in done.values()
+        )
+    except (FileNotFoundError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return {}
+    return done if whole else {}
 
 
 def put(path: Path, data: bytes) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from ernie_export import regular_file
 from ernie_export.errors import UserError
 from ernie_export.nearest import did_you_mean
 
 MIB = 1 << 20
+REINSTALL = "Correct it, or install ernie-export again."
+_TABLES = TypeAdapter(dict[str, dict[str, Any]])
 
 
 class _Row(BaseModel):
@@ -72,8 +75,26 @@ class Target(_Row):
 
     @staticmethod
     def all() -> list[Target]:
-        table = tomllib.loads((Path(__file__).parent / "targets.toml").read_text("utf-8"))
-        return [Target(name=name, **row) for name, row in table.items()]
+        return Target.read(Path(__file__).parent / "targets.toml")
+
+    @staticmethod
+    def read(path: Path) -> list[Target]:
+        """The targets in a TOML file, a table each.
+
+        Raises:
+            UserError: the file cannot be read, or is no table of targets.
+        """
+        try:
+            tables = _TABLES.validate_python(tomllib.loads(regular_file.read(path).decode("utf-8")))
+            return [Target.model_validate({**row, "name": name}) for name, row in tables.items()]
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})", REINSTALL) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"{path}: {where}: {first['msg']}", REINSTALL) from error
+        except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested without end
+            raise UserError(f"{path} is no table of targets ({error})", REINSTALL) from error
 
     @classmethod
     def find(cls, name: str) -> Target:

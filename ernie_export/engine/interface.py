@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ernie_export import regular_file
 from ernie_export.errors import UserError
 
 Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class EngineInfo(BaseModel):
@@ -31,9 +32,19 @@ class EngineInfo(BaseModel):
     head_dim: Size
     vocab_size: Size
     max_context: Size
-    moe_layers: tuple[int, ...]
-    num_experts: int
-    experts_per_token: int
+    moe_layers: tuple[Count, ...]
+    num_experts: Count
+    experts_per_token: Count
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EngineInfo:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError("num_attention_heads is not a multiple of num_key_value_heads")
+        if any(layer >= self.num_layers for layer in self.moe_layers):
+            raise ValueError("moe_layers names a layer that is not there")
+        if self.experts_per_token > self.num_experts:
+            raise ValueError("experts_per_token is more than num_experts")
+        return self
 
     @classmethod
     def read(cls, folder: Path) -> EngineInfo:

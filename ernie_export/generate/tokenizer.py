@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ from ernie_export.generate.chat_template import ChatTemplate
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+TRIAL = "The list is empty."
+"""What any tokenizer can encode; one that contradicts itself is found by it."""
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -43,8 +47,7 @@ class TextTokenizer:
             extra = _extra_tokens(config)
         except ValueError as error:
             raise UserError(f"{folder / 'tokenizer_config.json'}: {error}", "Fetch the file again.") from None
-        tokenizer = _read_tokenizer(folder / "tokenizer.json")
-        _add_missing_tokens(tokenizer, [*named.values(), *extra])
+        tokenizer = _read_tokenizer(folder / "tokenizer.json", [*named.values(), *extra])
         return cls(tokenizer, ChatTemplate.read(folder, config, named), _end_ids(folder))
 
     def require_fit(self, vocab_size: int) -> None:
@@ -72,13 +75,15 @@ class TextTokenizer:
         """Token ids, with the special tokens that tokenizer.json puts around a text (ERNIE's: none).
 
         Raises:
-            UserError: the text holds half of a surrogate pair, as undecodable bytes do.
+            UserError: the text holds half of a surrogate pair, as undecodable bytes do, or tokenizer.json
+                has no tokens for it.
         """
         return self._encode(text, add_special_tokens=True)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        with refused("The tokenizer cannot decode what the engine said"):
+            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
@@ -96,11 +101,10 @@ class TextTokenizer:
         return TextStream(self)
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:  # a command line or a file that was not UTF-8
-            raise UserError("The text is not valid Unicode", "Give it as UTF-8.") from error
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        if _has_half_a_pair(text):  # a command line or a file that was not UTF-8
+            raise UserError("The text is not valid Unicode", "Give it as UTF-8.")
+        with refused("The tokenizer cannot encode this text"):
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def _turn_closer(self) -> frozenset[int]:
@@ -154,7 +158,33 @@ class TextStream:
         return rest
 
 
-def _read_tokenizer(path: Path) -> Tokenizer:
+@contextmanager
+def refused(cause: str) -> Iterator[None]:
+    """The library raises bare Exception, and panics where a tokenizer.json contradicts itself."""
+    try:
+        yield
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException"  # no Exception, and its class cannot be imported
+        if not panic and (isinstance(error, MemoryError) or not isinstance(error, Exception)):
+            raise
+        raise UserError(f"{cause} ({error})", "Fetch tokenizer.json again.") from error
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """A panic writes to the process's own stderr, past sys.stderr."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def _read_tokenizer(path: Path, wanted: list[str]) -> Tokenizer:
+    """The tokenizer in a file, with the tokens that are `wanted` beside those it has."""
     from tokenizers import Tokenizer
 
     if not path.exists():
@@ -168,12 +198,12 @@ def _read_tokenizer(path: Path) -> Tokenizer:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start})", "Fetch the file again.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})", "Fetch the file again.") from error
-    try:
+    with refused(f"{path} is no tokenizer"), _without_stderr():
         tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise UserError(f"{path} is no tokenizer ({error})", "Fetch the file again.") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        _add_missing_tokens(tokenizer, wanted)
+        tokenizer.decode(tokenizer.encode(TRIAL).ids)
     return tokenizer
 
 
@@ -215,6 +245,15 @@ def _optional(path: Path) -> dict[str, Any]:
 def _content(token: Any) -> str:
     """A token stands in tokenizer_config.json as its text, or as an object that holds it; else ValueError."""
     content = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(content, str):
+    if not isinstance(content, str) or _has_half_a_pair(content):
         raise ValueError(f"{json.dumps(token)[:60]} is no token")
     return content
+
+
+def _has_half_a_pair(text: str) -> bool:
+    """Whether the text holds half of a surrogate pair, which no UTF-8 can say."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False

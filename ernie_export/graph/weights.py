@@ -11,16 +11,18 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from ernie_export import regular_file
 from ernie_export.errors import UserError
 from ernie_export.quantize.formats import NotFinite, Packed, quantize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from onnx import TensorProto
 
     from ernie_export.checkpoint.checkpoint import Checkpoint
     from ernie_export.recipe import PartFormat, Parts
@@ -95,16 +97,42 @@ def layout(initializers: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) ->
 
 
 def read_layout(graph: Path) -> list[WeightFile]:
-    """The weight files that a graph on disk refers to."""
+    """The weight files that a graph on disk refers to.
+
+    Raises:
+        UserError: it is no ONNX graph, or its weights do not lie in files of their own, inside the bundle.
+    """
     import onnx
+    from google.protobuf.message import DecodeError
 
     files: dict[str, list[Stored]] = {}
-    for initializer in onnx.load(graph, load_external_data=False).graph.initializer:
-        place = {entry.key: entry.value for entry in initializer.external_data}
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(initializer.data_type))
-        stored = Stored(initializer.name, dtype, tuple(initializer.dims), int(place["offset"]))
-        files.setdefault(place["location"], []).append(stored)
+    try:
+        for initializer in onnx.load_model_from_string(regular_file.read(graph)).graph.initializer:
+            path, stored = _place(initializer)
+            files.setdefault(path, []).append(stored)
+    except (DecodeError, ValueError, LookupError) as error:
+        raise UserError(f"{graph} is damaged ({error})", "Fetch or build the bundle again.") from error
     return [WeightFile(path, tuple(sorted(found, key=lambda s: s.offset))) for path, found in files.items()]
+
+
+def _place(initializer: TensorProto) -> tuple[str, Stored]:
+    """The file that an initializer lies in, and where; ValueError or KeyError where it can lie in none."""
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    name = initializer.name
+    place = {entry.key: entry.value for entry in initializer.external_data}
+    if not all(isinstance(text, str) for text in (name, *place, *place.values())):
+        raise ValueError("a name in it is not UTF-8")
+    if not place.keys() >= {"location", "offset"}:
+        raise ValueError(f"{name} does not lie in a weight file")
+    where = PurePosixPath(place["location"])
+    if where.is_absolute() or not where.parts or ".." in where.parts or "\0" in place["location"]:
+        raise ValueError(f"{name} lies in {place['location']!r}, outside the bundle")
+    dtype = np.dtype(tensor_dtype_to_np_dtype(initializer.data_type))
+    stored = Stored(name, dtype, tuple(initializer.dims), int(place["offset"]))
+    if stored.offset < 0 or any(size < 0 for size in stored.shape):
+        raise ValueError(f"{name} has an offset or a size below zero")
+    return place["location"], stored
 
 
 def write(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ernie_export.errors import UserError
 from ernie_export.validate.document import Document
@@ -100,6 +102,15 @@ class Histogram(_Record):
     """Ascending."""
     counts: list[int]
     """One more than edges: below the first, between each two, from the last on."""
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> Self:
+        ascending = all(low < high for low, high in pairwise([0.0, *self.edges, math.inf]))
+        if len(self.edges) < 2 or not ascending:
+            raise ValueError("the edges do not ascend from above 0")
+        if len(self.counts) != len(self.edges) + 1 or min(self.counts) < 0 or not any(self.counts):
+            raise ValueError("the counts do not fit the edges")
+        return self
 
 
 class Continuation(_Record):
