@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint system-deps ernie-nano clean
+.PHONY: help demo test test-slow lint fuzz schemas system-deps ernie-nano clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,13 @@ lint: .venv/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy ernie_export
+
+SECONDS ?= 60
+fuzz: .venv/.fuzz ## fuzz every parser of foreign bytes, SECONDS=60 each
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+schemas: .venv/.cpu ## write docs/schemas anew
+	$(BIN)/python -m ernie_export.cli.schemas docs/schemas
 
 system-deps: $(HEADERS) $(REGISTRY) ## what the tests need of Debian: g++, ONNX Runtime's C++ headers, a browser with fonts, a registry
 	@missing=; for package in $(DEBIAN); do dpkg -s $$package > /dev/null 2>&1 || missing="$$missing $$package"; done; \
@@ -52,7 +59,7 @@ clean: ## remove what make made
 	@touch $@
 
 # One stamp an extra: a second make installs nothing.
-.venv/.cpu .venv/.dev: .venv/.%: pyproject.toml constraints.txt | .venv/.python
+.venv/.cpu .venv/.dev .venv/.fuzz: .venv/.%: pyproject.toml constraints.txt | .venv/.python
 	@echo 'Installing into .venv: the first time this takes minutes.'
 	$(INSTALL) hatchling editables
 	$(INSTALL) --no-build-isolation --editable '.[$*]'

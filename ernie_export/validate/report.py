@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -84,7 +85,8 @@ class WeightReport(_Record):
     source: str
     relative_error: float
     misplaced: float
-    block_error: float
+    block_error: float | None = None
+    """None in reports from before it was measured."""
 
 
 class DriftReport(_Record):
@@ -207,7 +209,7 @@ class Report(Document):
     """SHA-256 of the report without its seal, as UTF-8 JSON with sorted keys and no spaces."""
 
     def sealed(self) -> Self:
-        return self.model_copy(update={"seal": self._digest()})
+        return self.model_copy(update={"seal": _digest(json.loads(self.model_dump_json()))})
 
     def write(self, path: Path) -> None:
         """Write it, sealed, so that a killed process leaves the old report or the new one."""
@@ -219,17 +221,10 @@ class Report(Document):
         return cls.load(path)
 
     @classmethod
-    def parse(cls, data: bytes, path: Path) -> Self:
-        """The report in `data`; UserError where it is none, or its seal is broken."""
-        report = super().parse(data, path)
-        if report.seal != report._digest():
+    def check(cls, content: dict[str, Any], path: Path) -> None:
+        """That the seal is over this content; UserError where it is broken."""
+        if content.get("seal") != _digest(content):
             raise UserError(f"The report {path} was edited: its seal is broken", cls.REMEDY)
-        return report
-
-    def _digest(self) -> str:
-        content = json.loads(self.model_dump_json(exclude={"seal"}))
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
 
     def summary_rows(self) -> list[SummaryRow]:
         """What a person wants to know first: every metric in HEADLINES, and every gate."""
@@ -239,6 +234,13 @@ class Report(Document):
             _summary_row(name, self.metrics.get(name), gated.get(name))
             for name in [*names, *(name for name in gated if name not in HEADLINES)]
         ]
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a report's content but its seal."""
+    sealed = {key: value for key, value in content.items() if key != "seal"}
+    text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 HEADLINES = {

@@ -39,7 +39,8 @@ def parse(data: bytes, folder: Path) -> None:
             return
         (folder / Manifest.FILE).write_bytes(data)
     manifest = Manifest.read(folder)
-    assert manifest.render() == data
+    written = json.loads(data)
+    assert {key: manifest.model_dump(mode="json")[key] for key in written} == written
     for path in manifest.files:
         assert (folder / path).resolve().is_relative_to(folder.resolve())
         assert path == PurePosixPath(path).as_posix()
