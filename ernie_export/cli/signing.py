@@ -55,6 +55,5 @@ def signed_by(bundle: Path, policy: Path | None, public_key: Path | None) -> str
     if policy and public_key:
         raise UserError("--policy and --public-key are both given", "Give one of them.")
     rules = Policy.read(policy) if policy else Policy.of_key(public_key) if public_key else Policy()
-    with terminal.progress() as progress:
-        signer = signer_of(bundle, rules, progress)
+    signer = signer_of(bundle, rules, verified=True)
     return f", signed by {signer}" if signer else ", not signed, which the policy allows"

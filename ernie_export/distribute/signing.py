@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_export import atomic
-from ernie_export.bundle.manifest import SIGNATURE
+from ernie_export.bundle.manifest import SIGNATURE, Manifest
 from ernie_export.bundle.verify import verify
+from ernie_export.distribute.artifact import files_of
 from ernie_export.distribute.policy import Policy, Signer
 from ernie_export.errors import UserError, WorkError
 from ernie_export.progress import Progress
@@ -34,7 +35,7 @@ def sign(
     """
     signing = _model_signing("signing")
     _require_whole(folder, progress)
-    config = signing.Config().set_hashing_config(_hashing())
+    config = signing.Config().set_hashing_config(_Known(folder))
     if private_key is None:
         config.use_sigstore_signer(use_ambient_credentials="CI" in os.environ)
     else:
@@ -63,14 +64,18 @@ def sign(
         beside.unlink(missing_ok=True)
 
 
-def signer_of(folder: Path, policy: Policy, progress: Progress | None = None) -> str | None:
+def signer_of(
+    folder: Path, policy: Policy, progress: Progress | None = None, verified: bool = False
+) -> str | None:
     """The name of the policy's signer that signed the bundle as it is; None: it is not signed, and may be so.
+
+    `verified`: the content of every file was just compared with the manifest, and need not be read again.
 
     Raises:
         UserError: the folder is no bundle.
         WorkError: the bundle is damaged, not signed, changed after it was signed, or signed by another.
     """
-    _require_whole(folder, progress, content=False)  # the signature is over the content
+    _require_whole(folder, progress, content=not verified)
     signature = folder / SIGNATURE
     if not signature.exists():
         if policy.unsigned:
@@ -78,10 +83,10 @@ def signer_of(folder: Path, policy: Policy, progress: Progress | None = None) ->
         raise WorkError(f"{folder} is not signed", "Fetch a signed one, or allow `unsigned` in the policy.")
     if signature.stat().st_size > LARGEST:
         raise WorkError(f"{signature} is over {LARGEST >> 20} MB", "Fetch the bundle again.")
-    refusals = []
+    refusals, known = [], _Known(folder)
     for signer in policy.signers:
         try:
-            _verifier(signer).verify(folder, signature)
+            _verifier(signer).set_hashing_config(known).verify(folder, signature)
         except OSError:
             raise
         except Exception as error:  # a hostile signature, or sigstore's own errors
@@ -95,16 +100,32 @@ def signer_of(folder: Path, policy: Policy, progress: Progress | None = None) ->
 
 
 def _verifier(signer: Signer) -> Any:
-    config = _model_signing("verifying").Config().set_hashing_config(_hashing())
+    config = _model_signing("verifying").Config()
     if signer.public_key:
         return config.use_elliptic_key_verifier(public_key=signer.public_key)
     return config.use_sigstore_verifier(identity=signer.identity, oidc_issuer=signer.issuer)
 
 
-def _hashing() -> Any:
-    """Every file of the bundle but the signature itself."""
-    hashing = _model_signing("hashing")
-    return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+class _Known:
+    """In the place of model signing's own hashing: the digests of a verified bundle, so that it is read once."""
+
+    def __init__(self, folder: Path):
+        files = files_of(folder, Manifest.read(folder))
+        self._digests = {path: entry.sha256 for path, entry in files.items() if path != SIGNATURE}
+
+    def hash(self, model_path: Path, files_to_hash: object = None) -> Any:
+        manifest = _model_signing("manifest")
+        how = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [SIGNATURE]}
+        items = [
+            manifest.FileManifestItem(
+                path=Path(path), digest=manifest.hashing.Digest("sha256", bytes.fromhex(digest))
+            )
+            for path, digest in self._digests.items()
+        ]
+        return manifest.Manifest(model_path.name, items, manifest.SerializationType.from_args(how))
+
+    def add_ignored_paths(self, *, model_path: Path, paths: object) -> None:
+        """Nothing is ignored here but the signature itself, whatever a signature says."""
 
 
 def _require_whole(folder: Path, progress: Progress | None, content: bool = True) -> None:

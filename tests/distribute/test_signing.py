@@ -193,3 +193,14 @@ def test_the_commands(bundle: BuiltBundle, tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text("unsigned = true")
     foreign = run("verify", folder, "--policy", tmp_path / "policy.toml")
     assert foreign.returncode == 1 and "it names nobody" in foreign.stderr
+
+
+def test_model_signing_itself_takes_it(signed: tuple[Path, Path]) -> None:
+    """What we sign is what any other user of the OpenSSF's format checks, hashing the files itself."""
+    from model_signing import verifying
+
+    folder, public = signed
+    verifying.Config().use_elliptic_key_verifier(public_key=public).verify(folder, folder / SIGNATURE)
+    flip(folder / "model.onnx")
+    with pytest.raises(ValueError, match="Signature mismatch"):
+        verifying.Config().use_elliptic_key_verifier(public_key=public).verify(folder, folder / SIGNATURE)
