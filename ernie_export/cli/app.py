@@ -11,6 +11,7 @@ from ernie_export import __version__
 from ernie_export.cli import (
     build,
     chat,
+    diff,
     generate,
     inspect,
     machine,
@@ -35,6 +36,7 @@ app.command()(build.build)
 app.command()(validate.validate)
 app.command()(validate.verify)
 app.command()(report.report)
+app.command()(diff.diff)
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(plan.plan)

@@ -20,6 +20,7 @@ COMMANDS = [
     "validate",
     "verify",
     "report",
+    "diff",
     "generate",
     "chat",
     "plan",
