@@ -3,7 +3,8 @@
 The buffers of the cache are allocated once, [batch, kv heads, max length, head width], and bound as
 both the past and the present of every run: the graph writes the new rows in place.
 GroupQueryAttention refuses several rows with several tokens over a past; such a feed is run row by
-row, each on its own slice of the buffers.
+row, each on its own slice of the buffers, and a long row in pieces, so that what a run needs beside the
+cache does not grow with the prompt.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ernie_export.engine.interface import EngineInfo, Fed
+from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
 from ernie_export.errors import UserError, WorkError
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
-#: The name of a graph input that stands in for an inner value begins with this.
-GIVEN = "given."
+#: Most tokens of a row in one run.
+PIECE = 512
+#: Bytes that the attention scores of a piece may take: of each head, over the whole length of the cache.
+SCORES = 256 << 20
 
 
 class OnnxRuntimeEngine:
@@ -46,12 +49,8 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 4  # what goes wrong is raised, too
-        source: str | bytes = str(folder / info.graph)
-        if probes or given:
-            source = opened_up(folder / info.graph, probes, given)
-            options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(folder)
-            )
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        source = opened_graph(folder / info.graph, probes, given)
         try:
             self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's errors share no base class but this
@@ -100,6 +99,8 @@ class OnnxRuntimeSession:
         self.engine = engine
         self.max_length = max_length
         self.tokens: list[list[int]] = [[] for _ in range(batch)]
+        scores = 4 * info.num_attention_heads * max_length
+        self.piece = max(1, min(PIECE, SCORES // scores))
         shape = (batch, info.num_key_value_heads, max_length, info.head_dim)
         self.cache: dict[str, Array] = {
             f"{layer}.{kind}": np.zeros(shape, np.float32)
@@ -128,14 +129,34 @@ class OnnxRuntimeSession:
             again = [list(row) or tokens[-1:] for row, tokens in zip(rows, self.tokens, strict=True)]
             for row, tokens in zip(rows, self.tokens, strict=True):
                 tokens += row
-            self._run(range(len(rows)), again, all_logits, fed, [bool(row) for row in rows])
+            logits, probes = self._run(range(len(rows)), again, all_logits)
+            for index, row in enumerate(rows):
+                if row:
+                    fed.logits[index], fed.probes[index] = logits[index], at(probes, index)
             return fed
         for index, row in enumerate(rows):
             if row:
-                self.tokens[index] += row
                 values = given[index] if given else {}
-                self._run(range(index, index + 1), [list(row)], all_logits, fed, [True], values)
+                fed.logits[index], fed.probes[index] = self._feed_row(index, list(row), all_logits, values)
         return fed
+
+    def _feed_row(
+        self, slot: int, row: list[int], all_logits: bool, given: Mapping[str, Array]
+    ) -> tuple[Array, dict[str, Array]]:
+        """Piece by piece: the logits asked for, and the probes of all tokens."""
+        logits: list[Array] = []
+        probes: list[dict[str, Array]] = []
+        for begin in range(0, len(row), self.piece):
+            span = slice(begin, begin + self.piece)
+            self.tokens[slot] += row[span]
+            values = {name: value[span] for name, value in given.items()}
+            made, probed = self._run(range(slot, slot + 1), [row[span]], all_logits, values)
+            logits = [*logits, made[0]] if all_logits else [made[0]]
+            probes.append(at(probed, 0))
+        if len(probes) == 1:
+            return logits[0], probes[0]
+        names = self.engine.probes
+        return np.concatenate(logits), {name: np.concatenate([p[name] for p in probes]) for name in names}
 
     def _check(self, rows: Sequence[Sequence[int]]) -> None:
         if len(rows) != len(self.tokens):
@@ -155,15 +176,12 @@ class OnnxRuntimeSession:
                 )
 
     def _run(
-        self,
-        span: range,
-        rows: list[list[int]],
-        all_logits: bool,
-        fed: Fed,
-        wanted: list[bool],
-        given: Mapping[str, Array] = MappingProxyType({}),
-    ) -> None:
-        """Run the slots `span` of the batch on `rows`, equally long, whose tokens are already noted."""
+        self, span: range, rows: list[list[int]], all_logits: bool, given: Mapping[str, Array] | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Run the slots `span` of the batch on `rows`, equally long, whose tokens are already noted.
+
+        Returns logits [rows, tokens or 1, V], and the probes.
+        """
         new = len(rows[0])
         lengths = np.array([len(self.tokens[slot]) for slot in span])
         total = int(lengths.max())
@@ -171,8 +189,9 @@ class OnnxRuntimeSession:
         binding.bind_cpu_input("input_ids", np.array(rows, np.int64))
         binding.bind_cpu_input("attention_mask", (np.arange(total) < lengths[:, None]).astype(np.int64))
         binding.bind_cpu_input("position_ids", (lengths[:, None] - new + np.arange(new)).astype(np.int64))
+        binding.bind_cpu_input(LOGITS_TO_KEEP, np.array([0 if all_logits else 1]))
         for name in self.engine.given:
-            binding.bind_cpu_input(GIVEN + name, np.ascontiguousarray(given[name][None]))
+            binding.bind_cpu_input(GIVEN + name, np.ascontiguousarray((given or {})[name][None]))
         names = ["logits", *self.engine.probes]
         for name in names:
             binding.bind_output(name, "cpu")
@@ -191,38 +210,11 @@ class OnnxRuntimeSession:
         logits, *probed = (
             value.numpy() for value in binding.get_outputs()[: len(names)]
         )  # in the order of binding
-        for row, (slot, want) in enumerate(zip(span, wanted, strict=True)):
-            if want:
-                fed.logits[slot] = logits[row] if all_logits else logits[row, -1:]
-                fed.probes[slot] = {
-                    name: value[row] for name, value in zip(self.engine.probes, probed, strict=True)
-                }
+        return logits, dict(zip(self.engine.probes, probed, strict=True))
 
 
-def opened_up(graph: Path, probes: Sequence[str], given: Sequence[str]) -> bytes:
-    """The graph with some inner values as outputs, and others as inputs too; weights stay where they are."""
-    import onnx
-
-    model = onnx.load(graph, load_external_data=False)
-    typed = {value.name: value for value in [*model.graph.value_info, *model.graph.output]}
-    made = {output for node in model.graph.node for output in node.output}
-    missing = [name for name in (*probes, *given) if name not in made or name not in typed]
-    if missing:
-        raise WorkError(
-            f"{graph} has no value named {missing[0]}", "Build the bundle again with this version."
-        )
-    for name in given:
-        value = model.graph.input.add()
-        value.CopyFrom(typed[name])
-        value.name = GIVEN + name
-    instead = set(given)
-    for node in model.graph.node:
-        for place, name in enumerate(node.input):
-            if name in instead:
-                node.input[place] = GIVEN + name
-    outputs = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in probes if name not in outputs)
-    return model.SerializeToString()
+def at(probes: Mapping[str, Array], row: int) -> dict[str, Array]:
+    return {name: value[row] for name, value in probes.items()}
 
 
 def first_line(error: Exception) -> str:

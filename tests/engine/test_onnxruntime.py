@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,41 @@ def test_last_logits_only(engine: OnnxRuntimeEngine, ids: list[int]) -> None:
     assert last.shape == (1, 1536) and np.array_equal(last[0], every[-1])
 
 
+@pytest.mark.parametrize("all_logits", [True, False], ids=["all logits", "last"])
+def test_a_long_row_goes_in_pieces(
+    engine: OnnxRuntimeEngine, ids: list[int], want: ReferenceOutput, all_logits: bool
+) -> None:
+    """Pieces give the same tokens, logits and probes as the whole; the last piece is shorter."""
+    session = engine.start()
+    session.piece = 100
+    fed = session.feed([ids[:250]], all_logits)
+    assert session.lengths == [250]
+    if all_logits:
+        check(fed.logits[0], fed.probes[0], want, 0)
+    else:
+        assert fed.logits[0].shape == (1, 1536)
+        assert np.abs(fed.logits[0][0] - want.logits[0, 249]).max() < 1e-4
+        assert all(len(value) == 250 for value in fed.probes[0].values())
+
+
+def test_pieces_are_shorter_where_the_cache_is_longer(engine: OnnxRuntimeEngine) -> None:
+    info = engine.info.model_copy(update={"num_attention_heads": 2048})
+    lavish = copy(engine)
+    lavish.info = info
+    assert engine.start(1, 2048).piece == 512
+    assert lavish.start(1, 2048).piece == 16
+    assert lavish.start(1, 1024).piece == 32
+
+
+def test_logits_are_made_of_the_tokens_asked_for_alone(bundle: BuiltBundle, ids: list[int]) -> None:
+    opened = OnnxRuntimeEngine(bundle("int4"), EngineInfo.read(bundle("int4")))
+    watched = opened.session = Watched(opened.session)
+    session = opened.start()
+    session.feed([ids[:40]])
+    session.feed([ids[40:60]], all_logits=True)
+    assert [shapes[0] for shapes in watched.shapes] == [[1, 1, 1536], [1, 20, 1536]]
+
+
 def test_truncate_forgets(engine: OnnxRuntimeEngine, ids: list[int], want: ReferenceOutput) -> None:
     session = engine.start()
     session.feed([[*ids[:10], 9, 8, 7]])
@@ -120,13 +156,16 @@ class Watched:
     def __init__(self, inner: Any):
         self.inner = inner
         self.places: list[list[int]] = []
+        self.shapes: list[list[list[int]]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
     def run_with_iobinding(self, binding: Any) -> None:
         self.inner.run_with_iobinding(binding)
-        self.places.append([value.data_ptr() for value in binding.get_outputs()])
+        outputs = binding.get_outputs()
+        self.places.append([value.data_ptr() for value in outputs])
+        self.shapes.append([value.shape() for value in outputs])
 
 
 def test_cache_is_not_copied(bundle: BuiltBundle, ids: list[int]) -> None:
@@ -170,21 +209,21 @@ def test_wrong_openings_are_refused(bundle: BuiltBundle, engine: OnnxRuntimeEngi
         engine.start(1, max_length=2049)
     with pytest.raises(WorkError, match=r"no value named layers\.9\.output"):
         open_engine(bundle("fp32"), ["layers.9.output"])
-    copy = tmp_path / "copy"
-    shutil.copytree(bundle("int4"), copy)
-    graph = (copy / "model.onnx").read_bytes()
-    (copy / "model.onnx").write_bytes(graph[: len(graph) // 2])
-    with pytest.raises(WorkError, match=r"ONNX Runtime .* refuses"):
-        open_engine(copy)
-    (copy / "model.onnx").write_bytes(graph)
-    weights = copy / "weights" / "layer-003.bin"
+    changed = tmp_path / "copy"
+    shutil.copytree(bundle("int4"), changed)
+    graph = (changed / "model.onnx").read_bytes()
+    (changed / "model.onnx").write_bytes(graph[: len(graph) // 2])
+    with pytest.raises(WorkError, match=r"it is no ONNX graph"):
+        open_engine(changed)
+    (changed / "model.onnx").write_bytes(graph)
+    weights = changed / "weights" / "layer-003.bin"
     weights.write_bytes(weights.read_bytes()[:-4096])
     with pytest.raises(WorkError, match=r"ernie-export verify"):
-        open_engine(copy)
-    info = EngineInfo.read(copy).model_copy(update={"runtime": "abacus"})
-    (copy / EngineInfo.FILE).write_text(info.model_dump_json())
+        open_engine(changed)
+    info = EngineInfo.read(changed).model_copy(update={"runtime": "abacus"})
+    (changed / EngineInfo.FILE).write_text(info.model_dump_json())
     with pytest.raises(UserError, match="abacus"):
-        open_engine(copy)
-    (copy / EngineInfo.FILE).write_text('{"runtime": 3}')
+        open_engine(changed)
+    (changed / EngineInfo.FILE).write_text('{"runtime": 3}')
     with pytest.raises(UserError, match=r"engine\.json is damaged"):
-        open_engine(copy)
+        open_engine(changed)
