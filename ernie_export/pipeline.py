@@ -25,12 +25,13 @@ from ernie_export import atomic, lock
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.write import publish, seal
 from ernie_export.checkpoint.checkpoint import Checkpoint
-from ernie_export.checkpoint.layout import EMBEDDING, part_of
+from ernie_export.checkpoint.layout import EMBEDDING, layer_of, part_of
 from ernie_export.engine import genai
 from ernie_export.engine.interface import EngineInfo
 from ernie_export.errors import UserError, WorkError
 from ernie_export.progress import Progress, Silent, Step
 from ernie_export.readable import size
+from ernie_export.recipe import PARTS, layers_of
 from ernie_export.validate import environment
 from ernie_export.validate.report import Claim, Report
 from ernie_export.validate.run import validate
@@ -94,7 +95,7 @@ def build(
                 f"{output} exists and {difference}",
                 "Name another --output, or add --replace to build over it.",
             )
-    require_whole_blocks(checkpoint, recipe)
+    require_fit(checkpoint, recipe)
     require_tokenizer(checkpoint)
     partial.mkdir(parents=True, exist_ok=True)
     with lock.held(partial):
@@ -123,12 +124,19 @@ def require_replaceable(output: Path) -> None:
         )
 
 
-def require_whole_blocks(checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """That the recipe's blocks divide the rows of the weights they are for."""
+def require_fit(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """That the recipe's layers are there, and its blocks divide the rows of the weights they are for."""
+    layers = checkpoint.config.num_hidden_layers
+    for key in recipe.parts.layers:
+        if layers_of(key).stop > layers:
+            raise UserError(
+                f"the recipe says something of layers {key}, the checkpoint has layers 0 to {layers - 1}",
+                f"Correct `parts.layers.{key}` in the recipe.",
+            )
     for name, info in checkpoint.tensors.items():
         tied = name == EMBEDDING and checkpoint.config.tie_word_embeddings
         for part in (part_of(name), *(["head"] if tied else [])):
-            block = getattr(getattr(recipe.parts, part, None), "block_size", None)
+            block = recipe.parts.of(part, layer_of(name)).block_size if part in PARTS else None
             if block and info.shape[-1] % block:
                 raise UserError(
                     f"{name} has rows of {info.shape[-1]} weights, which blocks of {block} do not divide",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -43,6 +45,24 @@ class PartFormat(_Table):
         return self
 
 
+class LayerParts(_Table):
+    """The parts of some layers whose format is not that of the model."""
+
+    experts: PartFormat | None = None
+    attention: PartFormat | None = None
+    shared: PartFormat | None = None
+    dense: PartFormat | None = None
+
+    def given(self) -> dict[str, PartFormat]:
+        return {part: form for part, form in self if form is not None}
+
+    @model_validator(mode="after")
+    def _says_something(self) -> LayerParts:
+        if not self.given():
+            raise ValueError(f"it names no part: {', '.join(LayerParts.model_fields)}")
+        return self
+
+
 class Parts(_Table):
     """The parts of the model. The router is missing because it always stays fp32."""
 
@@ -55,6 +75,62 @@ class Parts(_Table):
     head: PartFormat
     embedding: PartFormat
     """Formatted as the head and tied to it, both share one copy."""
+    layers: dict[Annotated[str, Field(pattern=r"^[0-9]{1,4}(-[0-9]{1,4})?$")], LayerParts] = {}
+    """What is otherwise in a layer, `3`, or a range of them, `3-7`, both ends included."""
+
+    @model_validator(mode="after")
+    def _each_layer_is_told_once(self) -> Parts:
+        told: dict[tuple[int, str], str] = {}
+        for key, table in self.layers.items():
+            if not layers_of(key):
+                raise ValueError(f"layers.{key} is no range: it ends before it begins")
+            for layer, part in product(layers_of(key), table.given()):
+                if (layer, part) in told:
+                    raise ValueError(
+                        f"layers.{told[layer, part]} and layers.{key} both say {part} of {layer}"
+                    )
+                told[layer, part] = key
+        return self
+
+    def of(self, part: str, layer: int | None = None) -> PartFormat:
+        """The format of a part of that layer, or of the model where the layer has none of its own."""
+        if layer is not None:
+            for key, table in self.layers.items():
+                if layer in layers_of(key) and (form := getattr(table, part)):
+                    return cast("PartFormat", form)
+        return cast("PartFormat", getattr(self, part))
+
+    def of_model(self) -> dict[str, PartFormat]:
+        """By part, without what single layers have."""
+        return {part: form for part, form in self if part in PARTS}
+
+    def named(self) -> dict[str, PartFormat]:
+        """Every format, by what it is for: `experts`, `experts of layers 3-7`."""
+        found = self.of_model()
+        for key, table in self.layers.items():
+            found |= {
+                f"{part} of layer{'s' * ('-' in key)} {key}": form for part, form in table.given().items()
+            }
+        return found
+
+    def mapped(self, change: Callable[[str, PartFormat], PartFormat]) -> Parts:
+        """With another format for each that is named; `change` is given the part and its format."""
+        parts = {part: change(part, form) for part, form in self.of_model().items()}
+        layers = {
+            key: LayerParts(**{part: change(part, form) for part, form in table.given().items()})
+            for key, table in self.layers.items()
+        }
+        return Parts(**parts, layers=layers)
+
+
+PARTS = tuple(name for name in Parts.model_fields if name != "layers")
+
+
+@cache
+def layers_of(key: str) -> range:
+    """`3` or `3-7` → the layers it means."""
+    first, _, last = key.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 class Gate(_Table):
@@ -142,13 +218,10 @@ class Recipe(_Table):
         """The recipe as TOML, that `read` reads back to an equal recipe; the same bytes each time."""
         head = self.model_dump(exclude={"parts", "gates"}, exclude_none=True)
         lines = [f"{key} = {_toml(value)}" for key, value in head.items()]
-        for title, tables in (("parts", dict(self.parts)), ("gates", self.gates)):
-            lines += ["", f"[{title}]"]
-            for key, table in tables.items():
-                inside = ", ".join(
-                    f"{k} = {_toml(v)}" for k, v in table.model_dump(exclude_none=True).items()
-                )
-                lines.append(f"{_key(key)} = {{ {inside} }}")
+        lines += ["", "[parts]", *_rows(self.parts.of_model())]
+        for key in sorted(self.parts.layers, key=lambda key: (layers_of(key).start, key)):
+            lines += ["", f"[parts.layers.{key}]", *_rows(self.parts.layers[key].given())]
+        lines += ["", "[gates]", *_rows(self.gates)]
         return "\n".join(lines) + "\n"
 
 
@@ -158,6 +231,12 @@ def _folder() -> Path:
     package = Path(__file__).parent
     inside = package / "recipes"
     return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def _rows(tables: Mapping[str, BaseModel]) -> Iterator[str]:
+    for key, table in tables.items():
+        values = table.model_dump(exclude_none=True).items()
+        yield f"{_key(key)} = {{ {', '.join(f'{k} = {_toml(v)}' for k, v in values)} }}"
 
 
 def _toml(value: str | int | float) -> str:
@@ -184,6 +263,9 @@ def _mistake(path: Path, error: ErrorDetails) -> UserError:
         return UserError(
             f"{path}: {where} cannot be {error['input']!r}", did_you_mean(str(error["input"]), known)
         )
+    if error["loc"][-1] == "[key]":
+        key = ".".join(map(str, error["loc"][:-1]))
+        return UserError(f"{path}: {key} names no layer", "Write a layer, `3`, or a range, `3-7`.")
     if error["type"] in ("model_type", "dict_type"):
         return UserError(f"{path}: {where} is {error['input']!r}", "Write a table: { … }.")
     if error["type"] == "value_error":
@@ -198,4 +280,6 @@ def _fields(above: list[str]) -> list[str]:
         return list(Recipe.model_fields)
     if above == ["parts"]:
         return list(Parts.model_fields)
+    if above[:2] == ["parts", "layers"] and len(above) == 3:
+        return list(LayerParts.model_fields)
     return list((PartFormat if above[0] == "parts" else Gate).model_fields)

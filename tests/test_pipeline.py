@@ -17,7 +17,7 @@ from ernie_export import lock, pipeline
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.verify import verify
 from ernie_export.errors import UserError, WorkError
-from ernie_export.recipe import Gate, Recipe
+from ernie_export.recipe import Gate, LayerParts, PartFormat, Recipe
 from ernie_export.target import Target
 from ernie_export.validate.report import Report
 
@@ -196,6 +196,32 @@ def test_no_room_is_said_before_the_work(nano: Path, tmp_path: Path, monkeypatch
         pipeline.build(nano, CPU, Recipe.find("int4"), tmp_path / "bundle")
     monkeypatch.undo()
     assert not list((tmp_path / ".bundle.partial").rglob("layer-*"))
+
+
+def test_layers_with_formats_of_their_own(nano: Path, tmp_path: Path) -> None:
+    """The weights of each layer are those of its own format, and every operator computes with them."""
+    int4 = Recipe.find("int4")
+    layers = {
+        "0": LayerParts(dense=PartFormat(format="fp16"), attention=PartFormat(format="int4", block_size=64)),
+        "2-3": LayerParts(experts=PartFormat(format="int8", block_size=32)),
+        "5": LayerParts(experts=PartFormat(format="fp32"), shared=PartFormat(format="int8", block_size=64)),
+    }
+    recipe = int4.model_copy(update={"parts": int4.parts.model_copy(update={"layers": layers})})
+    made = pipeline.build(nano, CPU, recipe, tmp_path / "bundle")
+    assert made.verdict == "passed", made.report.read_text()
+    assert Recipe.read(made.bundle / "recipe.toml").parts == recipe.parts
+    error = {each.name: each.relative_error for each in made.report_data.weights}
+    assert error["layers.5.experts.down"] == 0 < error["layers.2.experts.down"] < 0.01
+    assert error["layers.4.experts.down"] > 0.05
+
+
+def test_layers_that_are_not_there(nano: Path, tmp_path: Path) -> None:
+    parts = Recipe.find("int4").parts.model_copy(
+        update={"layers": {"4-6": LayerParts(experts=PartFormat(format="fp16"))}}
+    )
+    recipe = Recipe.find("int4").model_copy(update={"parts": parts})
+    with pytest.raises(UserError, match=r"says something of layers 4-6, the checkpoint has layers 0 to 5"):
+        pipeline.build(nano, CPU, recipe, tmp_path / "bundle")
 
 
 def test_more_context_than_promised(nano: Path, tmp_path: Path) -> None:

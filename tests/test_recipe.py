@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ernie_export.errors import UserError
-from ernie_export.recipe import Gate, PartFormat, Parts, Recipe
+from ernie_export.recipe import PARTS, Gate, LayerParts, PartFormat, Parts, Recipe
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 FORMATS = st.builds(PartFormat, format=st.sampled_from(["fp32", "fp16"])) | st.builds(
@@ -18,6 +18,18 @@ GATES = (
     | st.builds(Gate, max=FLOATS)
     | st.lists(FLOATS, min_size=2, max_size=2).map(lambda ends: Gate(min=min(ends), max=max(ends)))
 )
+IN_LAYERS = st.fixed_dictionaries({}, optional=dict.fromkeys(LayerParts.model_fields, FORMATS)).filter(bool)
+LAYERS = st.lists(st.integers(0, 60), unique=True, max_size=8).flatmap(
+    # Each two neighbours are the ends of a range, so no layer is in two of them; one left over stands alone.
+    lambda ends: st.fixed_dictionaries(
+        {
+            f"{pair[0]}-{pair[-1]}" if len(pair) == 2 else f"{pair[0]}": IN_LAYERS.map(
+                lambda forms: LayerParts(**forms)
+            )
+            for pair in (sorted(ends)[at : at + 2] for at in range(0, len(ends), 2))
+        }
+    )
+)
 TEXT = st.text(st.characters(codec="utf-8"))
 RECIPES = st.builds(
     Recipe,
@@ -25,9 +37,12 @@ RECIPES = st.builds(
     description=TEXT,
     context=st.none() | st.integers(2, 2**20),
     batch=st.integers(1, 1024),
-    parts=st.builds(Parts, **dict.fromkeys(Parts.model_fields, FORMATS)),
+    parts=st.builds(Parts, **dict.fromkeys(PARTS, FORMATS), layers=LAYERS),
     gates=st.dictionaries(TEXT, GATES, max_size=5),
 )
+
+
+INT8 = '{ format = "int8", block_size = 32 }'
 
 
 @pytest.fixture
@@ -72,6 +87,28 @@ def test_toml_reads_back_to_the_same_recipe(recipe: Recipe) -> None:
         path.write_text(recipe.to_toml(), "utf-8", newline="")
         assert Recipe.read(path) == recipe
         assert Recipe.read(path).to_toml() == recipe.to_toml()
+
+
+def test_a_layer_has_its_own_format_or_the_models(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    int8 = '{ format = "int8", block_size = 64 }'
+    tables = f"[parts.layers.3]\nexperts = {int8}\n\n[parts.layers.5-7]\nattention = {int8}\n"
+    path.write_text(Recipe.find("int4").to_toml().replace("[gates]", f"{tables}\n[gates]"))
+    parts = Recipe.read(path).parts
+    eight, four = PartFormat(format="int8", block_size=64), parts.experts
+    assert [parts.of("experts", layer) for layer in range(2, 5)] == [four, eight, four]
+    assert [layer for layer in range(10) if parts.of("attention", layer) == eight] == [5, 6, 7]
+    assert parts.of("shared", 3) == parts.shared and parts.of("head") == parts.head
+    assert parts.named()["experts of layer 3"] == parts.named()["attention of layers 5-7"] == eight
+    assert tables in Recipe.read(path).to_toml()
+
+
+def test_every_format_can_be_changed_at_once() -> None:
+    eight = PartFormat(format="int8", block_size=32)
+    parts = Recipe.find("int4").parts.model_copy(update={"layers": {"1-2": LayerParts(experts=eight)}})
+    half = parts.mapped(lambda part, form: PartFormat(format="fp16") if part == "experts" else form)
+    assert half.experts.format == half.of("experts", 1).format == "fp16"
+    assert half.attention == parts.attention
 
 
 def test_a_name_before_a_path_and_a_path_before_nothing(
@@ -133,6 +170,32 @@ def test_a_recipe_that_is_not_there(
         ('name = "int4"', 'name = "../up"', "name is '../up'"),
         ("experts", "# experts", "parts.experts is missing. Add it."),
         ("batch = 4", "batch = ", "is not TOML"),
+        (
+            "[gates]",
+            "[parts.layers.x]\n[gates]",
+            "parts.layers.x names no layer. Write a layer, `3`, or a range",
+        ),
+        (
+            "[gates]",
+            "[parts.layers.3]\n[gates]",
+            "parts.layers.3: it names no part: experts, attention, shared",
+        ),
+        ("[gates]", "[parts.layers]\n3 = 5\n[gates]", "parts.layers.3 is 5. Write a table"),
+        (
+            "[gates]",
+            f"[parts.layers.3]\nhead = {INT8}\n[gates]",
+            "parts.layers.3.head is no key of a recipe.",
+        ),
+        (
+            "[gates]",
+            f"[parts.layers.7-3]\nshared = {INT8}\n[gates]",
+            "layers.7-3 is no range: it ends before",
+        ),
+        (
+            "[gates]",
+            f"[parts.layers.1-3]\nshared = {INT8}\n[parts.layers.3]\nshared = {INT8}\n[gates]",
+            "layers.1-3 and layers.3 both say shared of 3",
+        ),
     ],
 )
 def test_a_mistake_is_named_by_its_path(written, old: str, new: str, message: str) -> None:

@@ -78,6 +78,11 @@ def published_name(name: str) -> str:
     return name.replace(".mlp.gate.moe_statics.", ".mlp.moe_statics.")
 
 
+def layer_of(name: str) -> int | None:
+    """The decoder layer that a tensor of `tensor_shapes` belongs to."""
+    return int(name.split(".")[2]) if name.startswith("model.layers.") else None
+
+
 def part_of(name: str) -> Part:
     """The part of the model that a tensor of `tensor_shapes` belongs to."""
     if name == EMBEDDING:

@@ -43,7 +43,7 @@ def files_of(folder: Path, manifest: Manifest) -> dict[str, FileEntry]:
 def model_config(folder: Path, manifest: Manifest, files: dict[str, FileEntry]) -> bytes:
     """ModelPack's description of the model; the same bundle gives the same bytes."""
     parts = Recipe.read(folder / "recipe.toml").parts
-    formats = sorted({form.format for _, form in parts})
+    formats = sorted({form.format for form in parts.named().values()})
     return _json(
         {
             "descriptor": {

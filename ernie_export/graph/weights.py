@@ -189,17 +189,23 @@ def scales_of(name: str) -> str:
     return f"{name.removesuffix('weight')}scales" if name.endswith(".weight") else f"{name}_scales"
 
 
+#: What the name of a matrix holds behind its layer → the part of the recipe that says its format.
+RECIPE_PARTS = {
+    "embedding": "embedding",
+    "head": "head",
+    "attention": "attention",
+    "mlp": "dense",
+    "shared": "shared",
+    "experts": "experts",
+}
+
+
 def form_of(name: str, parts: Parts) -> PartFormat | None:
     """The recipe's format for an initializer; None for what always stays fp32."""
-    part = name.split(".")[2] if name.startswith("layers.") else name.split(".")[0]
-    return {
-        "embedding": parts.embedding,
-        "head": parts.head,
-        "attention": parts.attention,
-        "mlp": parts.dense,
-        "shared": parts.shared,
-        "experts": parts.experts,
-    }.get(part)
+    stem, *rest = name.split(".")
+    layer = int(rest[0]) if stem == "layers" else None
+    part = RECIPE_PARTS.get(stem if layer is None else rest[1])
+    return parts.of(part, layer) if part else None
 
 
 def sources_of(file: WeightFile, checkpoint: Checkpoint) -> list[str]:

@@ -175,16 +175,16 @@ class Layer(nn.Module):
         super().__init__()
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.input_norm = Norm(hidden, eps)
-        self.attention = Attention(config, parts.attention)
+        self.attention = Attention(config, parts.of("attention", index))
         self.post_attention_norm = Norm(hidden, eps)
         self.mlp = self.router = self.experts = self.shared = None
         if not config.is_moe_layer(index):
-            self.mlp = Mlp(hidden, config.intermediate_size, parts.dense)
+            self.mlp = Mlp(hidden, config.intermediate_size, parts.of("dense", index))
             return
         self.router = Router(config)
-        self.experts = Experts(config, parts.experts)
+        self.experts = Experts(config, parts.of("experts", index))
         if config.shared_intermediate_size:
-            self.shared = Mlp(hidden, config.shared_intermediate_size, parts.shared)
+            self.shared = Mlp(hidden, config.shared_intermediate_size, parts.of("shared", index))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         if self.router is None or self.experts is None:

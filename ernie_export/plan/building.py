@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from ernie_export.checkpoint.layout import part_of, tensor_shapes
+from ernie_export.checkpoint.layout import EMBEDDING, layer_of, part_of, tensor_shapes
 from ernie_export.plan.measured import (
     COMPARED_WEIGHT,
     FINITE,
@@ -21,7 +21,7 @@ from ernie_export.plan.measured import (
 from ernie_export.plan.memory import Memory
 from ernie_export.plan.setting import Setting
 from ernie_export.quantize.formats import FLOATS, packing
-from ernie_export.recipe import PartFormat
+from ernie_export.recipe import PARTS, PartFormat
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
@@ -61,11 +61,13 @@ def building(
 
 def packed_bytes(config: ErnieConfig, setting: Setting, sizes: dict[str, int]) -> list[int]:
     """What each matrix takes while it is packed; the head again where it has another format."""
-    parts = setting.parts
-    forms = dict(parts)
-    found = [packed(forms[part], size) for name, size in sizes.items() if (part := part_of(name)) in forms]
+    found = [
+        packed(setting.parts.of(part, layer_of(name)), size)
+        for name, size in sizes.items()
+        if (part := part_of(name)) in PARTS
+    ]
     if config.tie_word_embeddings:
-        found.append(packed(parts.head, sizes["model.embed_tokens.weight"]))
+        found.append(packed(setting.parts.head, sizes[EMBEDDING]))
     return found
 
 

@@ -125,18 +125,18 @@ def batches(setting: Setting) -> list[Setting]:
 
 def formats(config: ErnieConfig, setting: Setting, group: tuple[str, ...]) -> list[Setting]:
     """The parts of a group in smaller and smaller formats; what is smaller already stays."""
-    parts, found = setting.parts, []
+    found = []
     for name in FORMATS:
-        smaller = {}
-        for part in group:
-            now: PartFormat = getattr(parts, part)
-            if FORMATS.index(name) > FORMATS.index(now.format):
-                block = (now.block_size or max(get_args(BlockSize))) if name.startswith("int") else None
-                smaller[part] = PartFormat(format=name, block_size=block)
-        if not smaller:
-            continue
-        made = setting.model_copy(update={"parts": parts.model_copy(update=smaller)})
-        if can_be_stored(config, made):
+
+        def smaller(part: str, now: PartFormat, name: Format = name) -> PartFormat:
+            if part not in group or FORMATS.index(name) <= FORMATS.index(now.format):
+                return now
+            block = (now.block_size or max(get_args(BlockSize))) if name.startswith("int") else None
+            return PartFormat(format=name, block_size=block)
+
+        parts = setting.parts.mapped(smaller)
+        made = setting.model_copy(update={"parts": parts})
+        if parts != setting.parts and can_be_stored(config, made):
             found.append(made)
     return found
 
@@ -157,8 +157,8 @@ def told(before: Setting, after: Setting) -> str:
     if before.batch != after.batch:
         return f"batch {before.batch} → {after.batch}"
     found: dict[str, list[str]] = {}
-    for part, form in before.parts:
-        new = getattr(after.parts, part)
+    for part, form in before.parts.named().items():
+        new = after.parts.named()[part]
         if new != form:
             found.setdefault(f"{form.format} → {new.format}", []).append(part)
     return ", ".join(f"{' and '.join(parts)} {formats}" for formats, parts in found.items())

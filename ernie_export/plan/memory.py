@@ -32,6 +32,7 @@ from ernie_export.plan.weights import PARTS, Part, part_of, shares_head, weight_
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
+    from ernie_export.recipe import Parts
     from ernie_export.target import Target
 
 
@@ -151,12 +152,16 @@ def cpu_activations(config: ErnieConfig, setting: Setting) -> int:
     """
     hidden, inner = config.hidden_size, config.moe_intermediate_size
     widest = dense_width(config)
-    if config.moe_num_experts and not setting.parts.experts.format.startswith("int"):
-        # The portable experts run all of them on every token.
-        widest = max(widest, CPU_EVERY_EXPERT * config.moe_num_experts * inner + CPU_DENSE * hidden)
-    elif config.moe_num_experts:
-        widest = max(widest, chosen_width(config))
+    for layer in config.moe_layers:
+        every = runs_all_experts(setting.parts, layer)
+        all_of_them = CPU_EVERY_EXPERT * config.moe_num_experts * inner + CPU_DENSE * hidden
+        widest = max(widest, all_of_them if every else chosen_width(config))
     return setting.prompt * FLOAT * (setting.batch * config.vocab_size + widest)
+
+
+def runs_all_experts(parts: Parts, layer: int) -> bool:
+    """On the CPU: the portable body, which float experts have, runs all of them on every token."""
+    return not parts.of("experts", layer).format.startswith("int")
 
 
 def gpu_activations(config: ErnieConfig, setting: Setting) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.graph.weights import form_of
-from ernie_export.plan.memory import initializers, kv_bytes
+from ernie_export.plan.memory import initializers, kv_bytes, runs_all_experts
 from ernie_export.plan.setting import Setting
 from ernie_export.plan.weights import PARTS, Part, part_of, shares_head, weight_files
 
@@ -23,7 +23,7 @@ class Traffic(BaseModel):
 
     batch: int
     experts_read: float
-    """Experts of a MoE layer that some row chose."""
+    """Experts of a MoE layer that some row chose; the layers' mean."""
     weights: dict[Part, int]
     kv_cache: int
     """At a full context; nothing at an empty one."""
@@ -36,7 +36,7 @@ class Traffic(BaseModel):
 
 def traffic(config: ErnieConfig, target: Target, setting: Setting, bandwidth: float | None) -> Traffic:
     """`bandwidth` in bytes a second."""
-    experts = experts_read(config, target, setting)
+    read_in = {layer: experts_read(config, target, setting, layer) for layer in config.moe_layers}
     weights: dict[Part, float] = dict.fromkeys(PARTS, 0.0)
     for stored in initializers(weight_files(config, setting.parts, setting.context)):
         part, size = part_of(stored.name), float(stored.nbytes)
@@ -47,12 +47,12 @@ def traffic(config: ErnieConfig, target: Target, setting: Setting, bandwidth: fl
         if part in ("embedding", "rope"):  # a row for each token
             size *= setting.batch / stored.shape[0]
         elif part == "experts":
-            size *= experts / config.moe_num_experts
+            size *= read_in[int(stored.name.split(".")[1])] / config.moe_num_experts
         weights[part] += size
     read, cache = sum(weights.values()), setting.batch * setting.context * kv_bytes(config, target)
     return Traffic(
         batch=setting.batch,
-        experts_read=experts,
+        experts_read=sum(read_in.values()) / len(read_in) if read_in else 0.0,
         weights={part: round(size) for part, size in weights.items()},
         kv_cache=cache,
         bytes=round(read),
@@ -61,13 +61,11 @@ def traffic(config: ErnieConfig, target: Target, setting: Setting, bandwidth: fl
     )
 
 
-def experts_read(config: ErnieConfig, target: Target, setting: Setting) -> float:
+def experts_read(config: ErnieConfig, target: Target, setting: Setting, layer: int) -> float:
     """Distinct experts that B rows choose, expected for independent and even choices: E·(1 − (1 − k/E)^B)."""
     experts = config.moe_num_experts
-    if not experts:
-        return 0.0
-    if target.runtime == "onnxruntime-cpu" and not setting.parts.experts.format.startswith("int"):
-        return float(experts)  # the portable experts run all of them
+    if target.runtime == "onnxruntime-cpu" and runs_all_experts(setting.parts, layer):
+        return float(experts)
     return float(experts * (1 - (1 - config.moe_k / experts) ** setting.batch))
 
 

@@ -77,18 +77,18 @@ def layer(config: ErnieConfig, parts: Parts, index: int) -> Iterator[Initializer
         "v": (key_value, hidden),
         "o": (hidden, query),
     }.items():
-        yield from matrix(f"{of}.attention.{name}.weight", shape, parts.attention)
+        yield from matrix(f"{of}.attention.{name}.weight", shape, parts.of("attention", index))
     yield f"{of}.post_attention_norm.weight", (FP32, (hidden,))
     if not config.is_moe_layer(index):
-        yield from mlp(f"{of}.mlp", hidden, config.intermediate_size, parts.dense)
+        yield from mlp(f"{of}.mlp", hidden, config.intermediate_size, parts.of("dense", index))
         return
     experts, inner = config.moe_num_experts, config.moe_intermediate_size
     yield f"{of}.router.weight", (FP32, (experts, hidden))
     yield f"{of}.router.bias", (FP32, (experts,))
-    yield from matrix(f"{of}.experts.gate_up", (experts, 2 * inner, hidden), parts.experts)
-    yield from matrix(f"{of}.experts.down", (experts, hidden, inner), parts.experts)
+    yield from matrix(f"{of}.experts.gate_up", (experts, 2 * inner, hidden), parts.of("experts", index))
+    yield from matrix(f"{of}.experts.down", (experts, hidden, inner), parts.of("experts", index))
     if config.shared_intermediate_size:
-        yield from mlp(f"{of}.shared", hidden, config.shared_intermediate_size, parts.shared)
+        yield from mlp(f"{of}.shared", hidden, config.shared_intermediate_size, parts.of("shared", index))
 
 
 def mlp(prefix: str, hidden: int, inner: int, form: PartFormat) -> Iterator[Initializer]:

@@ -11,7 +11,7 @@ from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.plan.changes import CONTEXT_STEP, LEAST_CONTEXT, changes, furthest
 from ernie_export.plan.memory import memory
 from ernie_export.plan.setting import Setting
-from ernie_export.recipe import Format, PartFormat, Parts, Recipe
+from ernie_export.recipe import Format, LayerParts, PartFormat, Parts, Recipe
 from ernie_export.target import Target
 
 THE_21B = ErnieConfig.read(shapes.folder("21b"))
@@ -70,7 +70,7 @@ def test_nothing_is_offered_where_all_changes_do_not_do() -> None:
     assert changes(THE_21B, start, least.needs - 1, needs()) == []
     assert [change.needs for change in changes(THE_21B, start, least.needs, needs())] == [least.needs]
     assert least.setting.context == LEAST_CONTEXT and least.setting.batch == 1
-    assert {form.format for _, form in least.setting.parts} == {"int4"}
+    assert {form.format for form in least.setting.parts.named().values()} == {"int4"}
 
 
 def test_what_is_small_already_stays() -> None:
@@ -91,6 +91,15 @@ PARTS = ("experts", "attention", "shared", "dense", "head", "embedding")
 FORMS = st.sampled_from(["fp32", "fp16", "int8", "int4"]).map(
     lambda name: PartFormat(format=name, block_size=128 if name.startswith("int") else None)
 )
+
+
+def test_what_single_layers_have_is_changed_too() -> None:
+    eight = PartFormat(format="int8", block_size=64)
+    parts = Recipe.find("int4").parts.model_copy(update={"layers": {"1-9": LayerParts(experts=eight)}})
+    start = Setting(parts=parts, context=1024, batch=1, prompt=512)
+    found = changes(THE_21B, start, needs()(start) - 2 * GB, needs())
+    assert told(found) == ["experts of layers 1-9 int8 → int4"]
+    assert found[0].setting.parts.of("experts", 5) == PartFormat(format="int4", block_size=64)
 
 
 @settings(max_examples=30, deadline=None)

@@ -7,8 +7,8 @@ import pytest
 from ernie_export.checkpoint import shapes
 from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.plan.setting import Setting
-from ernie_export.plan.traffic import Traffic, experts_read, traffic
-from ernie_export.recipe import Parts, Recipe
+from ernie_export.plan.traffic import Traffic, traffic
+from ernie_export.recipe import LayerParts, PartFormat, Parts, Recipe
 from ernie_export.target import Target
 
 
@@ -91,9 +91,19 @@ def test_float_experts_are_all_run_on_the_cpu(the_21b: ErnieConfig) -> None:
     assert on_cpu["attention"] == 2 * on_gpu["attention"]  # held as fp32
 
 
+def test_float_experts_of_one_layer(the_21b: ErnieConfig) -> None:
+    parts = Recipe.find("int4").parts
+    mixed = parts.model_copy(update={"layers": {"1": LayerParts(experts=PartFormat(format="fp16"))}})
+    found = of(the_21b, "cpu", mixed)
+    assert found.experts_read == (64 + 26 * 6) / 27
+    fp16 = 64 * 3 * 2560 * 1536 * 4  # held as fp32
+    assert found.weights["experts"] == pytest.approx(
+        fp16 + of(the_21b, "cpu", parts).weights["experts"] * 26 / 27
+    )
+
+
 def test_a_dense_model_reads_no_experts(int4_everywhere: Parts) -> None:
     config = ErnieConfig.read(shapes.folder("0.3b"))
     setting = Setting(parts=int4_everywhere, context=64, batch=2, prompt=8)
-    assert experts_read(config, Target.find("l4"), setting) == 0
     found = traffic(config, Target.find("cpu"), setting, None)
-    assert found.bytes > 0 and found.tokens_per_second is None
+    assert found.experts_read == 0 < found.bytes and found.tokens_per_second is None

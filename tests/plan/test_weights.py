@@ -10,7 +10,7 @@ from ernie_export.errors import UserError
 from ernie_export.graph import trace, write
 from ernie_export.graph.weights import read_layout
 from ernie_export.plan.weights import bytes_by_part, weight_files
-from ernie_export.recipe import PartFormat, Parts, Recipe
+from ernie_export.recipe import LayerParts, PartFormat, Parts, Recipe
 
 UNUSUAL = {
     "architectures": ["Ernie4_5_MoeForCausalLM"],
@@ -48,6 +48,20 @@ def test_untied_without_shared_experts_and_with_gaps_between_moe_layers(tmp_path
     other = PartFormat(format="int8", block_size=64)
     parts = Parts(experts=part, attention=other, shared=part, dense=part, head=part, embedding=other)
     assert weight_files(config, parts, 64) == write.weight_files(trace.trace(config, parts, 64))
+
+
+def test_layers_with_formats_of_their_own(nano: Path) -> None:
+    config, int8 = ErnieConfig.read(nano), PartFormat(format="int8", block_size=32)
+    parts = Recipe.find("int4").parts.model_copy(
+        update={
+            "layers": {
+                "0": LayerParts(dense=PartFormat(format="fp16")),
+                "1-2": LayerParts(experts=int8, attention=int8),
+                "3": LayerParts(experts=PartFormat(format="fp32"), shared=int8),
+            }
+        }
+    )
+    assert weight_files(config, parts, 512) == write.weight_files(trace.trace(config, parts, 512))
 
 
 @pytest.mark.parametrize("name", ["int4", "fp32"])
