@@ -129,7 +129,23 @@ def assembled(checkpoint: Path, recipe: Recipe, partial: Path) -> Path:
     work = pipeline.Work(partial, Silent())
     source, target = Checkpoint.open(checkpoint), Target.find("cpu")
     recipe = recipe.model_copy(update={"context": pipeline.context_of(source, recipe)})
-    pipeline.write_graph(work, source, recipe, target)
+    (work.folder / pipeline.GRAPH).write_bytes(
+        traced(checkpoint, recipe, partial.with_name(f"{partial.name}-traced"))
+    )
     pipeline.write_weights(work, source, recipe)
     pipeline.write_texts(work, source, recipe, target)
     return work.folder
+
+
+GRAPHS: dict[tuple[str, str], bytes] = {}
+"""By recipe and config.json, on which alone a graph depends: tracing is most of the work."""
+
+
+def traced(checkpoint: Path, recipe: Recipe, partial: Path) -> bytes:
+    key = recipe.to_toml(), (checkpoint / "config.json").read_text()
+    if key not in GRAPHS:
+        partial.mkdir()
+        work = pipeline.Work(partial, Silent())
+        pipeline.write_graph(work, Checkpoint.open(checkpoint), recipe, Target.find("cpu"))
+        GRAPHS[key] = (work.folder / pipeline.GRAPH).read_bytes()
+    return GRAPHS[key]
