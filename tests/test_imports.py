@@ -28,6 +28,7 @@ ROAD = [
     {"reference"},
     {"validate"},
     {"bundle"},
+    {"bench"},
     {"distribute"},
     {"pipeline", "doctor"},
     {"cli"},

@@ -9,6 +9,7 @@ import typer
 
 from ernie_export import __version__
 from ernie_export.cli import (
+    bench,
     build,
     chat,
     diff,
@@ -40,6 +41,7 @@ app.command()(diff.diff)
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(plan.plan)
+app.command()(bench.bench)
 app.command()(signing.sign)
 app.command()(registry.push)
 app.command()(registry.pull)
