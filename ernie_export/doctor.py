@@ -27,6 +27,7 @@ class Needed(NamedTuple):
 
 
 NEEDED = (
+    Needed("numba", "0.61", "build"),
     Needed("onnx", "1.19", "build"),
     Needed("onnx-ir", "0.1.12", "build"),
     Needed("onnxscript", "0.5.4", "build"),

@@ -39,8 +39,13 @@ ROAD = [
 ANYWHERE = {"errors", "progress", "nearest", "atomic", "lock", "readable", "regular_file", "__version__"}
 """May be imported by all; they import one another alone."""
 
-HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "polygraphy"}
-HEAVY_MODULES = {"model.ernie": {"torch"}, "model.operators": {"torch"}, "validate.runners": {"polygraphy"}}
+HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "polygraphy", "numba"}
+HEAVY_MODULES = {
+    "model.ernie": {"torch"},
+    "model.operators": {"torch"},
+    "quantize.blocks": {"numba"},
+    "validate.runners": {"polygraphy"},
+}
 """Modules that are made of something heavy; so they are imported inside functions, or by one another."""
 
 WITHOUT_TORCH = ["generate", "engine", "bundle", "validate.gates", "validate.metrics", "validate.report"]

@@ -26,8 +26,8 @@ SCALES = np.dtype(np.float16)
 
 #: Scales tried for a block, as parts of the one that just reaches its largest weight.
 SEARCHED = {4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7), 8: (1.0,)}
-#: Weights quantized at once: about what the second-level cache holds in float32.
-PIECE = 1 << 18
+#: Weights quantized at once: in float32 they fill a part of the second-level cache.
+PIECE = 1 << 16
 
 
 class NotFinite(ValueError):
@@ -60,47 +60,22 @@ def quantize(weight: Array, form: PartFormat) -> Packed:
         if not np.isfinite(stored).all():
             raise NotFinite(form.format)
         return Packed(stored, None)
+    from ernie_export.quantize.blocks import quantize_blocks
+
     rows, columns = weight.shape
     data = np.empty((rows, columns * bits // 8), np.uint8)
     scales = np.empty((rows, columns // block_size), SCALES)
+    parts = np.array(SEARCHED[bits], np.float32)
     step = max(1, PIECE // columns)
     for begin in range(0, rows, step):
         piece = slice(begin, begin + step)
-        blocks = weight[piece].astype(np.float32).reshape(-1, block_size)
-        if not np.isfinite(blocks).all():
+        blocks = weight[piece].astype(np.float32, order="C").reshape(-1, block_size)
+        factors = np.empty(len(blocks), np.float32)
+        codes = data[piece].reshape(len(blocks), -1)
+        if not quantize_blocks(blocks, bits, parts, codes, factors):
             raise NotFinite(form.format)
-        codes, factors = quantize_blocks(blocks, bits)
-        data[piece] = pack(codes.reshape(-1, columns), bits)
         scales[piece] = factors.reshape(-1, columns // block_size)
     return Packed(data, scales)
-
-
-def quantize_blocks(blocks: Array, bits: int) -> tuple[Array, Array]:
-    """blocks [X, block] float32 → codes u8 [X, block], scales fp16 [X] of the least squared error.
-
-    For each scale tried the codes are rounded to nearest, and the scale is then fitted to them by
-    least squares, s = ⟨w, q⟩ / ⟨q, q⟩, and rounded to fp16 before its error is taken.
-    """
-    half = 2 ** (bits - 1)
-    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)
-    best_error = np.full(len(blocks), np.inf, np.float32)
-    best_codes = np.full(blocks.shape, half, np.uint8)
-    best_scales = np.zeros(len(blocks), SCALES)
-    for part in SEARCHED[bits]:
-        scale = representable(largest * np.float32(part / -half))
-        levels = nearest(blocks, scale, half)
-        square = np.einsum("xb,xb->x", levels, levels)
-        product = np.einsum("xb,xb->x", blocks, levels)
-        fitted = np.divide(product, square, out=np.zeros_like(product), where=square > 0)
-        scale = representable(fitted[:, None])
-        levels = nearest(blocks, scale, half)
-        residual = blocks - levels * scale
-        error = np.einsum("xb,xb->x", residual, residual)
-        better = error < best_error
-        best_error[better] = error[better]
-        best_codes[better] = (levels[better] + half).astype(np.uint8)
-        best_scales[better] = scale[better, 0].astype(SCALES)
-    return best_codes, best_scales
 
 
 def representable(scale: Array) -> Array:

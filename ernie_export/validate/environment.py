@@ -10,7 +10,7 @@ from importlib import metadata
 import ernie_export
 
 PACKAGES = (
-    "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscript", "polygraphy",
+    "numba", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscript", "polygraphy",
     "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
 
