@@ -1,0 +1,130 @@
+"""The kernels, compiled for this machine's CPU, as functions on numpy arrays."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).parents[2]
+RUNTIMES = {"address": "libasan.so", "thread": "libtsan.so"}
+Fields = list[tuple[str, str, Any]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """order: 0 threads at random, 1 one warp far ahead, 2 one warp far behind; copies: 0 an
+    asynchronous copy lands when it is waited for, 1 at once."""
+
+    order: int = 0
+    copies: int = 0
+    seed: int = 0
+
+
+#: Random examples; not made smaller when one fails, since a crash costs a new process each time.
+EXAMPLES = settings(deadline=None, phases=[Phase.explicit, Phase.generate], database=None, derandomize=False)
+SCHEDULES = st.builds(Schedule, st.integers(0, 2), st.integers(0, 1), st.integers(0, 2**32))
+
+
+@dataclass(frozen=True)
+class Answer:
+    arrays: dict[str, Any]
+    weight_bytes: int
+    launches: int
+
+
+class Refused(Exception):
+    """The launch function's own words."""
+
+
+class Crashed(AssertionError):
+    """The process ended: what the sanitizer or the emulation said."""
+
+
+class Library:
+    def __init__(self, path: Path, flavour: str) -> None:
+        environment = {**os.environ, "PYTHONMALLOC": "malloc"}
+        if runtime := RUNTIMES.get(flavour):
+            found = subprocess.run(
+                ["g++", f"-print-file-name={runtime}"], capture_output=True, text=True, check=True
+            )
+            environment["LD_PRELOAD"] = found.stdout.strip()
+        environment["ASAN_OPTIONS"] = "detect_leaks=0:detect_stack_use_after_return=0:exitcode=98"
+        environment["UBSAN_OPTIONS"] = "print_stacktrace=1"
+        environment["TSAN_OPTIONS"] = "halt_on_error=1:exitcode=97:report_signal_unsafe=0"
+        self.errors = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [sys.executable, "-S", str(Path(__file__).with_name("worker.py")), str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env=environment,
+        )
+
+    def call(self, function: str, fields: Fields, schedule: Schedule) -> Answer:
+        """Raises Refused, or Crashed; after that the library is of no use."""
+        assert self.process.stdin and self.process.stdout
+        plain = [
+            (name, kind, value.tobytes() if isinstance(value, np.ndarray) else value)
+            for name, kind, value in fields
+        ]
+        try:
+            request = (function, plain, (schedule.order, schedule.copies, schedule.seed))
+            pickle.dump(request, self.process.stdin)
+            self.process.stdin.flush()
+            message, outputs, counters = pickle.load(self.process.stdout)
+        except (EOFError, BrokenPipeError) as problem:
+            code = self.process.wait()
+            self.errors.seek(0)
+            said = self.errors.read().decode(errors="replace")
+            raise Crashed(f"exit code {code}\n{said[:6000]}") from problem
+        if message is not None:
+            raise Refused(message)
+        arrays = {
+            name: np.frombuffer(outputs[name], value.dtype).reshape(value.shape)
+            for name, kind, value in fields
+            if kind == "out"
+        }
+        return Answer(arrays, *counters)
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+
+@cache
+def built(flavour: str) -> Path:
+    """The folder with the libraries; ERNIE_KERNELS_<FLAVOUR> names one built elsewhere, of changed kernels."""
+    named = os.environ.get(f"ERNIE_KERNELS_{flavour.upper()}")
+    if named:
+        return Path(named)
+    command = [sys.executable, str(ROOT / "plugins" / "build.py"), flavour]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:3000]
+    return Path(done.stdout.strip())
+
+
+running: dict[tuple[str, str], Library] = {}
+
+
+def call(
+    function: str,
+    fields: Fields,
+    schedule: Schedule = Schedule(),
+    flavour: str = "address",
+    library: str = "libernie_kernels.so",
+) -> Answer:
+    """One call of a launch function, in a process that is kept for the next."""
+    process = running.get((library, flavour))
+    if process is None or not process.alive():
+        process = running[library, flavour] = Library(built(flavour) / library, flavour)
+    return process.call(function, fields, schedule)

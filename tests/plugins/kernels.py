@@ -1,0 +1,117 @@
+"""Each launch function as a function on numpy arrays; the fields are those of its struct, in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from tests.plugins.emulated import Answer, Schedule, call
+
+Array = np.ndarray[Any, Any]
+TYPES: dict[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+
+
+def type_of(x: Array) -> int:
+    return 0 if x.dtype == np.float16 else 1
+
+
+def nans(shape: tuple[int, ...], dtype: Any) -> Array:
+    """What an output holds before the call: an element that is not written shows."""
+    if np.issubdtype(dtype, np.integer):
+        return np.full(shape, -77, dtype)
+    return np.full(shape, np.nan, dtype)
+
+
+def routing(
+    x: Array,
+    weight: Array,
+    bias: Array,
+    k: int,
+    norm_min: float = 1e-12,
+    *,
+    schedule: Schedule = Schedule(),
+    flavour: str = "address",
+    spare: int = 0,
+) -> Answer:
+    """x [T,H], weight [E,H], bias [E] → indices, scores [T,k]; `spare` bytes more of workspace than needed."""
+    shape = (len(x), k)
+    fields = [
+        ("type", "i32", type_of(x)),
+        ("tokens", "i32", len(x)),
+        ("hidden", "i32", x.shape[1]),
+        ("experts", "i32", len(weight)),
+        ("k", "i32", k),
+        ("norm_min", "f32", norm_min),
+        ("x", "in", x),
+        ("weight", "in", weight),
+        ("bias", "in", bias),
+        ("indices", "out", nans(shape, np.int64)),
+        ("scores", "out", nans(shape, x.dtype)),
+        ("workspace", "workspace", spare),
+    ]
+    return call("ernie_moe_routing", fields, schedule, flavour)
+
+
+def linear(
+    x: Array,
+    weight: Array,
+    scales: Array,
+    bits: int,
+    block_size: int,
+    *,
+    schedule: Schedule = Schedule(),
+    flavour: str = "address",
+) -> Answer:
+    """x [T,K], weight u8 [N, K·bits/8], scales [N, K/block] → y [T,N]."""
+    fields = [
+        ("type", "i32", type_of(x)),
+        ("bits", "i32", bits),
+        ("block_size", "i32", block_size),
+        ("tokens", "i32", len(x)),
+        ("n", "i32", len(weight)),
+        ("k", "i32", x.shape[1]),
+        ("x", "in", x),
+        ("weight", "in", weight),
+        ("scales", "in", scales),
+        ("y", "out", nans((len(x), len(weight)), x.dtype)),
+    ]
+    return call("ernie_quantized_linear", fields, schedule, flavour)
+
+
+def experts(
+    x: Array,
+    indices: Array,
+    scores: Array,
+    weights: tuple[Array, Array, Array, Array],
+    bits: int,
+    block_size: int,
+    *,
+    schedule: Schedule = Schedule(),
+    flavour: str = "address",
+    spare: int = 0,
+) -> Answer:
+    """x [T,H], indices and scores [T,k], (gate_up, its scales, down, its scales) → y [T,H], faults [1]."""
+    gate_up, gate_up_scales, down, down_scales = weights
+    fields = [
+        ("type", "i32", type_of(x)),
+        ("bits", "i32", bits),
+        ("block_size", "i32", block_size),
+        ("tokens", "i32", len(x)),
+        ("hidden", "i32", x.shape[1]),
+        ("width", "i32", gate_up.shape[1] // 2),
+        ("experts", "i32", len(gate_up)),
+        ("k", "i32", indices.shape[1]),
+        ("x", "in", x),
+        ("indices", "in", indices),
+        ("scores", "in", scores),
+        ("gate_up", "in", gate_up),
+        ("gate_up_scales", "in", gate_up_scales),
+        ("down", "in", down),
+        ("down_scales", "in", down_scales),
+        ("y", "out", nans(x.shape, x.dtype)),
+        ("faults", "out", np.zeros(1, np.uint32)),
+        ("workspace", "workspace", spare),
+    ]
+    return call("ernie_moe_experts", fields, schedule, flavour)

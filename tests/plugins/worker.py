@@ -1,0 +1,82 @@
+"""Calls the kernels' library in a process of its own, where a sanitizer may end it.
+
+Started by emulated.py, with the sanitizer's runtime preloaded.  Reads pickled requests from standard
+input, writes pickled answers to standard output.  Every array lies in memory of exactly its size, so
+that AddressSanitizer sees the first byte outside it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import sys
+from typing import Any
+
+SCALARS = {"i32": ctypes.c_int32, "u64": ctypes.c_uint64, "f32": ctypes.c_float}
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+NAN = b"\xff"
+
+
+def place(data: bytes) -> int:
+    address = libc.malloc(len(data))
+    ctypes.memmove(address, data, len(data))
+    return address
+
+
+def call(library: ctypes.CDLL, function: str, fields: list[tuple[str, str, Any]]) -> Any:
+    """fields: (name, kind, value); kinds: those of SCALARS, `in` and `out` (bytes), `null`, `workspace`
+    (how many bytes more than needed), which is two fields of the struct."""
+    layout: list[tuple[str, Any]] = []
+    for name, kind, _ in fields:
+        layout.append((name, SCALARS.get(kind, ctypes.c_void_p)))
+        if kind == "workspace":
+            layout.append((f"{name}_bytes", ctypes.c_uint64))
+    structure = type("Call", (ctypes.Structure,), {"_fields_": layout})()
+    held = {}
+    for name, kind, value in fields:
+        if kind in SCALARS:
+            setattr(structure, name, value)
+        elif kind in ("in", "out"):
+            held[name] = place(value)
+            setattr(structure, name, held[name])
+    for name, kind, value in fields:
+        if kind == "workspace":
+            needed = getattr(library, f"{function}_workspace")
+            needed.restype = ctypes.c_uint64
+            size = max(needed(ctypes.byref(structure)) + value, 0)
+            held[name] = place(NAN * size)
+            setattr(structure, name, held[name])
+            setattr(structure, f"{name}_bytes", size)
+    launch = getattr(library, function)
+    launch.restype = ctypes.c_char_p
+    message = launch(ctypes.byref(structure), None)
+    outputs = {name: ctypes.string_at(held[name], len(value)) for name, kind, value in fields if kind == "out"}
+    for address in held.values():
+        libc.free(address)
+    return message and message.decode(), outputs
+
+
+def main() -> None:
+    library = ctypes.CDLL(sys.argv[1])
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    requests = sys.stdin.buffer
+    while True:
+        try:
+            function, fields, (order, copies, seed) = pickle.load(requests)
+        except EOFError:
+            return
+        library.ernie_emulation_configure(order, copies, ctypes.c_uint64(seed))
+        message, outputs = call(library, function, fields)
+        counters = (ctypes.c_uint64(), ctypes.c_uint64())
+        library.ernie_emulation_counters(*map(ctypes.byref, counters))
+        pickle.dump((message, outputs, [c.value for c in counters]), answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
