@@ -8,13 +8,13 @@ DEMO := build/ernie-nano-int4
 HEADERS := build/onnxruntime-headers
 DOCS := build/python-doc
 REGISTRY := build/docker-registry
-DEBIAN := g++ chromium fonts-inter fonts-dejavu-core
+DEBIAN := g++ cmake ninja-build chromium fonts-inter fonts-dejavu-core
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint fuzz schemas system-deps ernie-nano clean
+.PHONY: help demo test test-slow test-plugins plugins lint fuzz schemas system-deps ernie-nano clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -22,11 +22,17 @@ help: ## this list
 demo: .venv/.cpu ## build the embedded checkpoint for this machine's CPU, and let it speak
 	$(BIN)/ernie-export build --target cpu --output $(DEMO) --replace
 
-test: lint ## the linters, then every test that is not slow
+test: lint .venv/.plugins ## the linters, then every test that is not slow
 	$(PYTEST) -m "not slow" --timeout 300 $(PYTEST_FLAGS)
 
 test-slow: .venv/.dev ## the tests that take minutes
 	$(PYTEST) -m slow --timeout 3600 $(PYTEST_FLAGS)
+
+test-plugins: .venv/.dev .venv/.plugins ## the CUDA kernels, emulated on this machine's CPU
+	$(PYTEST) --timeout 300 $(PYTEST_FLAGS) tests/plugins
+
+plugins: .venv/.plugins ## the CUDA kernels for GPUs: build/plugins/cuda/libernie_kernels.so
+	$(BIN)/python plugins/build.py cuda
 
 lint: .venv/.dev ## ruff and mypy
 	$(BIN)/ruff check .
@@ -40,7 +46,7 @@ fuzz: .venv/.fuzz ## fuzz every parser of foreign bytes, SECONDS=60 each
 schemas: .venv/.cpu ## write docs/schemas anew
 	$(BIN)/python -m ernie_export.cli.schemas docs/schemas
 
-system-deps: $(HEADERS) $(REGISTRY) ## what the tests need of Debian: g++, ONNX Runtime's C++ headers, a browser with fonts, a registry
+system-deps: $(HEADERS) $(REGISTRY) ## what the tests need of Debian: g++ and CMake, ONNX Runtime's C++ headers, a browser with fonts, a registry
 	@missing=; for package in $(DEBIAN); do dpkg -s $$package > /dev/null 2>&1 || missing="$$missing $$package"; done; \
 	    [ -z "$$missing" ] || { apt-get -q update && apt-get -q install --yes --no-install-recommends $$missing; }
 
@@ -59,7 +65,7 @@ clean: ## remove what make made
 	@touch $@
 
 # One stamp an extra: a second make installs nothing.
-.venv/.cpu .venv/.dev .venv/.fuzz: .venv/.%: pyproject.toml constraints.txt | .venv/.python
+.venv/.cpu .venv/.dev .venv/.fuzz .venv/.plugins: .venv/.%: pyproject.toml constraints.txt | .venv/.python
 	@echo 'Installing into .venv: the first time this takes minutes.'
 	$(INSTALL) hatchling editables
 	$(INSTALL) --no-build-isolation --editable '.[$*]'

@@ -31,6 +31,7 @@ class Schedule:
     seed: int = 0
 
 
+AS_THEY_COME = Schedule()
 #: Random examples; not made smaller when one fails, since a crash costs a new process each time.
 EXAMPLES = settings(deadline=None, phases=[Phase.explicit, Phase.generate], database=None, derandomize=False)
 SCHEDULES = st.builds(Schedule, st.integers(0, 2), st.integers(0, 1), st.integers(0, 2**32))
@@ -62,7 +63,7 @@ class Library:
         environment["ASAN_OPTIONS"] = "detect_leaks=0:detect_stack_use_after_return=0:exitcode=98"
         environment["UBSAN_OPTIONS"] = "print_stacktrace=1"
         environment["TSAN_OPTIONS"] = "halt_on_error=1:exitcode=97:report_signal_unsafe=0"
-        self.errors = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(
             [sys.executable, "-S", str(Path(__file__).with_name("worker.py")), str(path)],
             stdin=subprocess.PIPE,
@@ -119,7 +120,7 @@ running: dict[tuple[str, str], Library] = {}
 def call(
     function: str,
     fields: Fields,
-    schedule: Schedule = Schedule(),
+    schedule: Schedule = AS_THEY_COME,
     flavour: str = "address",
     library: str = "libernie_kernels.so",
 ) -> Answer:

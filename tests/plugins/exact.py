@@ -11,11 +11,15 @@ from ernie_export.quantize.formats import unpack
 Array = np.ndarray[Any, Any]
 
 
-def weights(random: np.random.Generator, shape: tuple[int, ...], bits: int, block_size: int) -> tuple[Array, Array]:
+def weights(
+    random: np.random.Generator, shape: tuple[int, ...], bits: int, block_size: int
+) -> tuple[Array, Array]:
     """Random codes u8 [..., N, K·bits/8] and scales fp16 [..., N, K/block] of an [..., N, K] matrix."""
     *rows, k = shape
     data = random.integers(0, 256, (*rows, k * bits // 8), dtype=np.uint8)
-    scales = random.uniform(0.5, 1.5, (*rows, k // block_size)) * random.choice([-1, 1], (*rows, k // block_size))
+    scales = random.uniform(0.5, 1.5, (*rows, k // block_size)) * random.choice(
+        [-1, 1], (*rows, k // block_size)
+    )
     return data, (scales / (2 ** (bits - 1) * np.sqrt(k))).astype(np.float16)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tests.plugins.emulated import Answer, Schedule, call
+from tests.plugins.emulated import AS_THEY_COME, Answer, Schedule, call
 
 Array = np.ndarray[Any, Any]
 TYPES: dict[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
@@ -31,7 +31,7 @@ def routing(
     k: int,
     norm_min: float = 1e-12,
     *,
-    schedule: Schedule = Schedule(),
+    schedule: Schedule = AS_THEY_COME,
     flavour: str = "address",
     spare: int = 0,
 ) -> Answer:
@@ -61,7 +61,7 @@ def linear(
     bits: int,
     block_size: int,
     *,
-    schedule: Schedule = Schedule(),
+    schedule: Schedule = AS_THEY_COME,
     flavour: str = "address",
 ) -> Answer:
     """x [T,K], weight u8 [N, K·bits/8], scales [N, K/block] → y [T,N]."""
@@ -88,7 +88,7 @@ def experts(
     bits: int,
     block_size: int,
     *,
-    schedule: Schedule = Schedule(),
+    schedule: Schedule = AS_THEY_COME,
     flavour: str = "address",
     spare: int = 0,
 ) -> Answer:

@@ -11,10 +11,14 @@ from tests.plugins.emulated import Crashed, Schedule, call
 from tests.plugins.kernels import TYPES
 
 Array = np.ndarray[Any, Any]
-ORDERS = [Schedule(order, copies, seed) for order, copies, seed in [(0, 0, 1), (1, 0, 2), (2, 1, 3), (0, 1, 4)]]
+ORDERS = [
+    Schedule(order, copies, seed) for order, copies, seed in [(0, 0, 1), (1, 0, 2), (2, 1, 3), (0, 1, 4)]
+]
 
 
-def run(number: int, argument: int, schedule: Schedule, flavour: str = "address", given: Array | None = None) -> Array:
+def run(
+    number: int, argument: int, schedule: Schedule, flavour: str = "address", given: Array | None = None
+) -> Array:
     values = np.arange(64, dtype=np.float32) if given is None else given
     fields = [
         ("number", "i32", number),

@@ -49,7 +49,9 @@ class Layer:
         return answer
 
 
-def routed(random: np.random.Generator, tokens: int, number: int, k: int, dtype: Any = np.float16) -> tuple[Array, Array]:
+def routed(
+    random: np.random.Generator, tokens: int, number: int, k: int, dtype: Any = np.float16
+) -> tuple[Array, Array]:
     indices = np.stack([random.permutation(number)[:k] for _ in range(tokens)]).astype(np.int64)
     return indices, random.uniform(0.1, 0.9, (tokens, k)).astype(dtype)
 
@@ -192,5 +194,8 @@ def test_refuses(hidden: int, width: int, k: int, spare: int, message: str) -> N
     layer.block_size = 64
     with pytest.raises(Refused, match=message):
         layer.run(
-            np.ones((1, hidden), np.float16), np.zeros((1, k), np.int64), np.ones((1, k), np.float16), spare=spare
+            np.ones((1, hidden), np.float16),
+            np.zeros((1, k), np.int64),
+            np.ones((1, k), np.float16),
+            spare=spare,
         )

@@ -22,7 +22,9 @@ def limit(x: Array) -> float:
     return LIMITS["fp16" if x.dtype == np.float16 else "bf16"]
 
 
-def checked(x: Array, n: int, bits: int, block_size: int, schedule: Schedule, flavour: str = "address") -> None:
+def checked(
+    x: Array, n: int, bits: int, block_size: int, schedule: Schedule, flavour: str = "address"
+) -> None:
     data, scales = exact.weights(np.random.default_rng(n), (n, x.shape[1]), bits, block_size)
     answer = linear(x, data, scales, bits, block_size, schedule=schedule, flavour=flavour)
     expected = x.astype(np.float64) @ exact.dequantized(data, scales, bits).T
@@ -67,7 +69,9 @@ def test_true_size(tokens: int, bits: int) -> None:
     checked(x, 2560, bits, 128, Schedule(0, 0, 1), "plain")
 
 
-@pytest.mark.parametrize("form", [PartFormat(format="int4", block_size=32), PartFormat(format="int8", block_size=64)])
+@pytest.mark.parametrize(
+    "form", [PartFormat(format="int4", block_size=32), PartFormat(format="int8", block_size=64)]
+)
 def test_reads_what_the_quantizer_writes(form: PartFormat) -> None:
     random = np.random.default_rng(7)
     packed = formats.quantize(random.standard_normal((24, 192)).astype(np.float32), form)

@@ -31,7 +31,9 @@ def transformers_router(x: Array, weight: Array, bias: Array, k: int, norm_min: 
     return indices.numpy(), scores.numpy()
 
 
-def checked(x: Array, weight: Array, bias: Array, k: int, schedule: Schedule, flavour: str = "address") -> None:
+def checked(
+    x: Array, weight: Array, bias: Array, k: int, schedule: Schedule, flavour: str = "address"
+) -> None:
     answer = routing(x, weight, bias, k, schedule=schedule, flavour=flavour)
     indices, scores = transformers_router(x, weight, bias, k, 1e-12)
     assert (answer.arrays["indices"] == indices).all()
@@ -110,7 +112,9 @@ def test_indices_are_in_range_whatever_comes_in(value: float) -> None:
     weight = random.standard_normal((40, 64)).astype(np.float32)
     bias = np.linspace(0, 1, 40).astype(np.float32)
     bad = routing(x, weight, bias, 5).arrays
-    assert all(sorted(set(row)) == sorted(row) and 0 <= min(row) and max(row) < 40 for row in bad["indices"].tolist())
+    assert all(
+        sorted(set(row)) == sorted(row) and min(row) >= 0 and max(row) < 40 for row in bad["indices"].tolist()
+    )
     assert np.isnan(bad["scores"][1].astype(np.float32)).all()
     good = routing(np.where(np.isfinite(x), x, 0).astype(np.float16), weight, bias, 5).arrays
     others = [0, 2, 3]

@@ -54,7 +54,9 @@ def call(library: ctypes.CDLL, function: str, fields: list[tuple[str, str, Any]]
     launch = getattr(library, function)
     launch.restype = ctypes.c_char_p
     message = launch(ctypes.byref(structure), None)
-    outputs = {name: ctypes.string_at(held[name], len(value)) for name, kind, value in fields if kind == "out"}
+    outputs = {
+        name: ctypes.string_at(held[name], len(value)) for name, kind, value in fields if kind == "out"
+    }
     for address in held.values():
         libc.free(address)
     return message and message.decode(), outputs
