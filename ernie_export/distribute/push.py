@@ -10,12 +10,10 @@ from pydantic import BaseModel
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.verify import verify
 from ernie_export.distribute.artifact import files_of, model_config, oci_manifest
+from ernie_export.distribute.blobs import AT_ONCE
 from ernie_export.distribute.registry import Registry
 from ernie_export.errors import WorkError
 from ernie_export.progress import Progress, Silent
-
-AT_ONCE = 4
-"""Files that travel at a time."""
 
 
 class Pushed(BaseModel):
