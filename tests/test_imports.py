@@ -30,6 +30,7 @@ ROAD = [
     {"bundle"},
     {"bench"},
     {"distribute"},
+    {"device"},
     {"pipeline", "doctor"},
     {"cli"},
     {"__main__"},

@@ -12,6 +12,7 @@ from ernie_export.cli import (
     bench,
     build,
     chat,
+    device,
     diff,
     generate,
     inspect,
@@ -45,6 +46,7 @@ app.command()(bench.bench)
 app.command()(signing.sign)
 app.command()(registry.push)
 app.command()(registry.pull)
+app.add_typer(device.app)
 app.command()(synthesize.synthesize)
 app.command()(machine.doctor)
 app.command()(machine.targets)

@@ -49,6 +49,8 @@ class Policy(BaseModel):
 
     unsigned: bool = False
     """Whether a bundle without any signature is taken."""
+    downgrade: bool = False
+    """Whether a bundle older than the active one may be installed."""
     signers: list[Signer] = []
 
     @classmethod

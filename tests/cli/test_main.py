@@ -27,6 +27,7 @@ COMMANDS = [
     "sign",
     "push",
     "pull",
+    "device",
     "synthesize",
     "doctor",
     "targets",

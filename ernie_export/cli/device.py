@@ -1,0 +1,151 @@
+"""`device`: bundles on this device, one of them active."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ernie_export.cli.registry import CaFile, PlainHttp
+from ernie_export.cli.terminal import facts, table, terminal
+from ernie_export.readable import size
+
+if TYPE_CHECKING:
+    from ernie_export.device.place import Installed, Place
+    from ernie_export.device.service import Service
+    from ernie_export.distribute.policy import Policy
+
+ROOT = "/var/lib/ernie-export"
+Json = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
+Root = Annotated[
+    Path, typer.Option(metavar="DIR", envvar="ERNIE_EXPORT_ROOT", help="Where this device keeps its bundles.")
+]
+ServiceFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--service",
+        metavar="FILE",
+        help="The service to restart; without one, ROOT/service.toml if it is there.",
+    ),
+]
+
+app = typer.Typer(
+    name="device", help="Bundles on this device: install, switch, roll back.", no_args_is_help=True
+)
+
+
+@app.command()
+def install(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="oci://… or the folder of a bundle.")],
+    root: Root = Path(ROOT),
+    policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Whose signatures are taken; without one, ROOT/policy.toml."),
+    ] = None,
+    service: ServiceFile = None,
+    ca_file: CaFile = None,
+    plain_http: PlainHttp = False,
+    json: Json = False,
+) -> None:
+    """Fetch a bundle, check it, try it, and make it the active one.
+
+    Until it is tried nothing changes; if the service does not become ready with it, the earlier one is active
+    again. What is on this device already does not travel.
+    """
+    from ernie_export.device.install import Offer, install
+
+    place = _place(root)
+    rules, told = _policy(place, policy), _service(place, service)
+    offer = Offer.find(source, ca_file, plain_http)
+    with terminal.progress() as progress:
+        installed = install(offer, place, rules, told, progress)
+    _show(place, installed, json)
+
+
+@app.command()
+def status(root: Root = Path(ROOT), json: Json = False) -> None:
+    """Show what is installed, and which one is active."""
+    from ernie_export.device import status as device_status
+
+    place = _place(root)
+    found = device_status.status(place)
+    if json:
+        terminal.emit(found)
+        return
+    if not found.generations:
+        terminal.show(f"nothing is installed in {place.root}")
+        return
+    rows = [
+        (
+            f"{each.number}{' *' if each.number == found.active else ''}",
+            each.checkpoint,
+            each.recipe,
+            each.built,
+            each.signer or "nobody",
+            each.refused or each.source,
+        )
+        for each in found.generations
+    ]
+    terminal.show(table(("generation", "checkpoint", "recipe", "built", "signed by", "from"), rows))
+
+
+@app.command()
+def rollback(root: Root = Path(ROOT), service: ServiceFile = None, json: Json = False) -> None:
+    """Make the generation before the active one the active one."""
+    from ernie_export.device.install import rollback
+
+    place = _place(root)
+    _show(place, rollback(place, _service(place, service)), json)
+
+
+@app.command()
+def gc(root: Root = Path(ROOT)) -> None:
+    """Remove what is neither active nor the one before it."""
+    place = _place(root)
+    with place.held():
+        freed = place.collect()
+    terminal.show(f"{size(freed)} freed")
+
+
+def _place(root: Path) -> Place:
+    from ernie_export.device.place import Place
+
+    return Place(root)
+
+
+def _policy(place: Place, given: Path | None) -> Policy:
+    """The policy that was named, else the device's own; one that names nobody takes nothing."""
+    from ernie_export.distribute.policy import Policy
+    from ernie_export.errors import UserError
+
+    path = given or place.root / "policy.toml"
+    if given is None and not path.exists():
+        raise UserError(
+            f"There is no policy in {path}, so nobody's bundles are taken",
+            "Write one with the signers you trust (or `unsigned = true`), or name one with --policy.",
+        )
+    return Policy.read(path)
+
+
+def _service(place: Place, given: Path | None) -> Service | None:
+    from ernie_export.device.service import Service
+
+    path = given or place.root / "service.toml"
+    return Service.read(path) if given or path.exists() else None
+
+
+def _show(place: Place, installed: Installed, json: bool) -> None:
+    from ernie_export.device.status import generation
+
+    if json:
+        terminal.emit(generation(place, installed))
+        return
+    rows = [
+        ("active", f"generation {installed.number}"),
+        ("bundle", os.fspath(place.current / "bundle")),
+        ("from", installed.source),
+        ("signed by", installed.signer or "nobody, which the policy allows"),
+    ]
+    terminal.show(facts(rows))

@@ -1,0 +1,160 @@
+"""Where a device keeps its bundles, and which one is active.
+
+    ROOT/current            a link to the active generation; its renaming is the switch
+    ROOT/generations/7/     bundle/, and installed.json: what it is, and which one was active before it
+    ROOT/generations/7/refused.json   why it is not used, where it failed
+    ROOT/blobs/             the files of all generations by their SHA-256; the bundles link to them
+
+A generation is complete before it has its name, and the switch is one rename: whenever the power goes,
+`current` leads to the old generation or to the new one, and both are whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from ernie_export import atomic, lock
+from ernie_export.distribute.blobs import Blobs
+from ernie_export.errors import UserError
+from ernie_export.validate.document import Document
+
+KEPT = 2
+"""Generations: the active one and the one before it."""
+
+
+class Installed(Document):
+    """installed.json: one generation."""
+
+    FILE: ClassVar[str] = "installed.json"
+    KIND: ClassVar[str] = "record"
+    REMEDY: ClassVar[str] = "Install the bundle again."
+
+    schema_version: Literal[1] = 1
+    number: int
+    source: str
+    """An address with its digest, or a folder."""
+    manifest_sha256: str
+    checkpoint: str
+    recipe: str
+    target: str
+    built: str
+    """When its report was made: ISO 8601, UTC."""
+    signer: str | None
+    """By the policy's name; None: unsigned, and the policy allowed it."""
+    before: int | None
+    """The generation that was active when this one came."""
+
+
+class Refused(Document):
+    """refused.json: why a generation is not used."""
+
+    FILE: ClassVar[str] = "refused.json"
+    KIND: ClassVar[str] = "record"
+    REMEDY: ClassVar[str] = "Install the bundle again."
+
+    schema_version: Literal[1] = 1
+    reason: str
+
+
+class Place:
+    def __init__(self, root: Path):
+        self.root = root.absolute()
+        self.generations = self.root / "generations"
+        self.current = self.root / "current"
+
+    @contextmanager
+    def held(self) -> Iterator[Blobs]:
+        """This process alone changes the place, beginning from what is whole.
+
+        Raises:
+            WorkError: another one is at it.
+        """
+        self.generations.mkdir(parents=True, exist_ok=True)
+        with lock.held(self.root):
+            for left in (*self.generations.glob(".*"), *self.root.glob(".current.*")):
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            yield Blobs(self.root / "blobs")
+
+    def all(self) -> list[Installed]:
+        """Every generation, the oldest first."""
+        numbers = sorted(int(path.name) for path in self.generations.glob("[0-9]*") if path.name.isdecimal())
+        return [Installed.load(self.generation(number) / Installed.FILE) for number in numbers]
+
+    def active(self) -> Installed | None:
+        if not self.current.is_symlink():
+            return None
+        return Installed.load(self.current / Installed.FILE)
+
+    def refused(self, number: int) -> str | None:
+        path = self.generation(number) / Refused.FILE
+        return Refused.load(path).reason if path.exists() else None
+
+    def generation(self, number: int) -> Path:
+        return self.generations / str(number)
+
+    def bundle(self, number: int) -> Path:
+        return self.generation(number) / "bundle"
+
+    def partial(self, number: int) -> Path:
+        return self.generations / f".{number}.partial"
+
+    def next_number(self) -> int:
+        return max((installed.number for installed in self.all()), default=0) + 1
+
+    def keep(self, partial: Path, installed: Installed) -> None:
+        """A complete generation gets its name; everything of it is on the disk before."""
+        installed.write(partial / Installed.FILE)
+        for folder, _, _ in os.walk(partial, topdown=False):
+            atomic.sync(Path(folder))
+        os.rename(partial, self.generation(installed.number))
+        atomic.sync(self.generations)
+
+    def refuse(self, number: int, reason: str) -> None:
+        Refused(reason=reason).write(self.generation(number) / Refused.FILE)
+
+    def switch(self, number: int) -> None:
+        """From now on this generation is the active one."""
+        beside = self.root / f".current.{number}"
+        os.symlink(f"generations/{number}", beside)
+        os.rename(beside, self.current)
+        atomic.sync(self.root)
+
+    def deactivate(self) -> None:
+        """From now on no generation is active."""
+        self.current.unlink()
+        atomic.sync(self.root)
+
+    def earlier(self, than: Installed) -> Installed:
+        """The generation that was active before another one.
+
+        Raises:
+            UserError: there is none to go back to.
+        """
+        number = than.before
+        if number is None or not self.generation(number).exists() or self.refused(number):
+            raise UserError(
+                f"There is no generation before {than.number} to go back to", "Install another bundle."
+            )
+        return Installed.load(self.generation(number) / Installed.FILE)
+
+    def collect(self) -> int:
+        """Remove what is neither active nor the one before it; the bytes that became free."""
+        active = self.active()
+        kept = {active.number, active.before} if active else set()
+        for installed in self.all():
+            if installed.number in kept:
+                continue
+            doomed = self.partial(installed.number)  # a kill half-way leaves what the next run removes
+            os.rename(self.generation(installed.number), doomed)
+            shutil.rmtree(doomed)
+        freed = 0
+        for blob in (self.root / "blobs").glob("*"):
+            if blob.stat().st_nlink == 1:
+                freed += blob.stat().st_size
+                blob.unlink()
+        return freed

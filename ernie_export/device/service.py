@@ -1,0 +1,80 @@
+"""The service that runs the active bundle: how it is restarted, and how one knows that it is ready.
+
+restart = ["systemctl", "restart", "ernie.service"]
+ready   = ["curl", "--fail", "--silent", "http://localhost:8000/health"]
+within  = 120
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ernie_export import regular_file
+from ernie_export.errors import UserError, WorkError
+
+EVERY = 0.5
+"""Seconds from one question to the next."""
+Command = Annotated[list[str], Field(min_length=1)]
+
+
+class Service(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    restart: Command
+    ready: Command
+    """Ends with 0 as soon as the service answers with the new bundle."""
+    within: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds."""
+
+    @classmethod
+    def read(cls, path: Path) -> Service:
+        """Raises UserError where the file is none."""
+        try:
+            return cls.model_validate(tomllib.loads(regular_file.read(path).decode()))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not TOML ({error})", "Mend it.") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(
+                f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", "Mend it."
+            ) from error
+
+    def start_anew(self) -> None:
+        """Restart the service and wait until it is ready.
+
+        Raises:
+            WorkError: it cannot be restarted, or is not ready in time.
+        """
+        until = time.monotonic() + self.within
+        self._run(self.restart, self.within, "cannot be restarted")
+        while True:
+            try:
+                return self._run(self.ready, max(until - time.monotonic(), EVERY), "is not ready")
+            except WorkError as error:
+                if time.monotonic() + EVERY > until:
+                    raise WorkError(
+                        f"The service is not ready after {self.within:.0f} s ({error.cause})", error.remedy
+                    ) from error
+            time.sleep(EVERY)
+
+    def _run(self, command: list[str], within: float, what: str) -> None:
+        try:
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=within, errors="replace")
+        except subprocess.TimeoutExpired as error:
+            raise WorkError(
+                f"The service {what}: {command[0]} hangs", "Look at the service's log."
+            ) from error
+        except OSError as error:
+            raise WorkError(
+                f"The service {what}: {command[0]}: {error.strerror}", "Mend the service's file."
+            ) from error
+        if ran.returncode:
+            told = (ran.stderr or ran.stdout).strip().splitlines()
+            why = told[-1][:200] if told else f"exit code {ran.returncode}"
+            raise WorkError(f"The service {what}: {command[0]}: {why}", "Look at the service's log.")
