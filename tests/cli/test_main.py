@@ -24,14 +24,15 @@ COMMANDS = [
     "generate",
     "chat",
     "plan",
+    "bench",
     "sign",
     "push",
     "pull",
-    "device",
     "synthesize",
     "doctor",
     "targets",
     "recipes",
+    "device",
 ]
 HEAVY = ["torch", "transformers", "onnx", "onnxruntime", "polygraphy", "numpy", "rich", "tokenizers"]
 
