@@ -74,11 +74,14 @@ def test_without_a_command_the_help_is_a_message(run) -> None:
     assert ran.code == 2 and ran.out == "" and "Commands:" in ran.err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+DEVICE_COMMANDS = ["device install", "device status", "device rollback", "device gc"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *DEVICE_COMMANDS])
 def test_every_command_and_option_has_a_help_text(run, command: str) -> None:
-    ran = run(command, "-h")
+    ran = run(*command.split(), "-h")
     assert ran.code == 0
-    options = ran.out.partition("Options:\n")[2]
+    options = ran.out.partition("Options:\n")[2].partition("Commands:\n")[0]
     assert "--help" in options
     assert all(len(line.split("  ")) > 2 or line.startswith("    ") for line in options.splitlines() if line)
 
