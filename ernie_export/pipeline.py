@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ernie_export import atomic, lock
+from ernie_export.bits import choose
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.write import publish, seal
 from ernie_export.checkpoint.checkpoint import Checkpoint
@@ -80,10 +81,12 @@ def build(
     """
     progress = progress or Silent()
     checkpoint = Checkpoint.open(checkpoint_folder)
-    recipe = recipe.model_copy(update={"context": context_of(checkpoint, recipe)})
     output = output.absolute()
     partial = output.parent / f".{output.name}.partial"
     require_replaceable(output)
+    if recipe.budget:
+        recipe = choose(checkpoint_folder, target, recipe, recipe.budget, progress).recipe
+    recipe = recipe.model_copy(update={"context": context_of(checkpoint, recipe)})
     if output.exists():
         difference = unlike(output, checkpoint, recipe, target, progress)
         if not difference:

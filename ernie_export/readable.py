@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
 
 def size(count: float) -> str:
     """A number of bytes: `1.2 GB`."""
     return _scaled(count, ("bytes", "kB", "MB", "GB", "TB"))
+
+
+def bytes_of(text: str) -> int:
+    """The inverse of `size`, also for binary units: `7.5 GB`, `16GiB`, `500000`.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b|b|bytes)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise ValueError(f"{text!r} is no size")
+    number, unit, binary = found.groups()
+    return round(
+        float(number) * (1024 if binary else 1000) ** ("kmgt".index(unit.lower()) + 1 if unit else 0)
+    )
 
 
 def count(number: float) -> str:

@@ -153,11 +153,21 @@ class Recipe(_Table):
     description: str = ""
     context: Annotated[int, Field(ge=2)] | None = None
     """Most tokens in the cache of a row; None: what the checkpoint promises."""
+    bits: Literal["auto"] | None = None
+    """`auto`: the bits of the integer formats are chosen anew, for each layer and part, for the budget."""
+    budget: str | None = None
+    """Memory for the engine, `8 GB`, or a target's name for all that it has; with `bits` alone."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 4
     """Most rows at once: what validation runs, and what an engine of fixed shapes is built for."""
     parts: Parts
     gates: dict[str, Gate] = {}
     """Bounds by the name of the measured number, as in a report: `logits.kl_mean`."""
+
+    @model_validator(mode="after")
+    def _bits_need_a_budget(self) -> Recipe:
+        if (self.bits is None) != (self.budget is None):
+            raise ValueError('bits = "auto" and a budget go together: give both or none')
+        return self
 
     @staticmethod
     def names() -> list[str]:
@@ -263,13 +273,14 @@ def _mistake(path: Path, error: ErrorDetails) -> UserError:
         return UserError(
             f"{path}: {where} cannot be {error['input']!r}", did_you_mean(str(error["input"]), known)
         )
-    if error["loc"][-1] == "[key]":
+    if error["loc"][-1:] == ("[key]",):
         key = ".".join(map(str, error["loc"][:-1]))
         return UserError(f"{path}: {key} names no layer", "Write a layer, `3`, or a range, `3-7`.")
     if error["type"] in ("model_type", "dict_type"):
         return UserError(f"{path}: {where} is {error['input']!r}", "Write a table: { … }.")
     if error["type"] == "value_error":
-        return UserError(f"{path}: {where}: {error['ctx']['error']}", "Correct the recipe.")
+        said = [str(path), where, str(error["ctx"]["error"])]
+        return UserError(": ".join(filter(None, said)), "Correct the recipe.")
     reason = error["msg"][0].lower() + error["msg"][1:]
     return UserError(f"{path}: {where} is {error['input']!r}: {reason}", "Correct the recipe.")
 

@@ -27,6 +27,8 @@ ROAD = [
     {"generate"},
     {"reference"},
     {"validate"},
+    {"sensitivity"},
+    {"bits"},
     {"bundle"},
     {"bench"},
     {"distribute"},

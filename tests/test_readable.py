@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_export.readable import count, duration, size
+from ernie_export.readable import bytes_of, count, duration, size
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,27 @@ def test_size(bytes: float, text: str) -> None:
 )
 def test_count(number: float, text: str) -> None:
     assert count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes"),
+    [
+        ("8 GB", 8 * 10**9),
+        ("1.5gib", 3 << 29),
+        ("12 kB", 12_000),
+        ("7", 7),
+        ("7 bytes", 7),
+        (" 2TB ", 2 * 10**12),
+    ],
+)
+def test_a_size_is_read(text: str, bytes: int) -> None:
+    assert bytes_of(text) == bytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1 GB", "1e3", "8 G", "8 GB GB", "1,5 GB", "nan"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError):
+        bytes_of(text)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])

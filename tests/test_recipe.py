@@ -170,6 +170,9 @@ def test_a_recipe_that_is_not_there(
         ('name = "int4"', 'name = "../up"', "name is '../up'"),
         ("experts", "# experts", "parts.experts is missing. Add it."),
         ("batch = 4", "batch = ", "is not TOML"),
+        ("batch = 4", 'bits = "auto"', 'bits = "auto" and a budget go together: give both or none'),
+        ("batch = 4", 'budget = "8 GB"', 'bits = "auto" and a budget go together: give both or none'),
+        ("batch = 4", "bits = 4", "bits cannot be 4. Known: auto."),
         (
             "[gates]",
             "[parts.layers.x]\n[gates]",

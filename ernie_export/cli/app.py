@@ -10,6 +10,7 @@ import typer
 from ernie_export import __version__
 from ernie_export.cli import (
     bench,
+    bits,
     build,
     chat,
     device,
@@ -43,6 +44,7 @@ app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(plan.plan)
 app.command()(bench.bench)
+app.command()(bits.bits)
 app.command()(signing.sign)
 app.command()(registry.push)
 app.command()(registry.pull)

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from ernie_export.plan.traffic import Traffic
 
 
-def _target_names() -> list[str]:
+def target_names() -> list[str]:
     from ernie_export.target import Target
 
     return [target.name for target in Target.all()]
 
 
-def _recipe_names() -> list[str]:
+def recipe_names() -> list[str]:
     from ernie_export.recipe import Recipe
 
     return Recipe.names()
@@ -45,12 +45,12 @@ def plan(
     target: Annotated[
         str,
         typer.Option(
-            metavar="T", help="What to plan for; see `ernie-export targets`.", autocompletion=_target_names
+            metavar="T", help="What to plan for; see `ernie-export targets`.", autocompletion=target_names
         ),
     ],
     recipe: Annotated[
         str,
-        typer.Option(metavar="R", help="A recipe's name, or its file.", autocompletion=_recipe_names),
+        typer.Option(metavar="R", help="A recipe's name, or its file.", autocompletion=recipe_names),
     ] = "int4",
     context: Annotated[
         int | None,

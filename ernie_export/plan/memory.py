@@ -64,9 +64,11 @@ def memory(config: ErnieConfig, target: Target, setting: Setting) -> Memory:
     """
     files = weight_files(config, setting.parts, setting.context)
     on_cpu = target.runtime == "onnxruntime-cpu"
-    weights = cpu_weights(config, files, setting) if on_cpu else stored_weights(files)
+    weights: dict[Part, int] = dict.fromkeys(PARTS, 0)
+    for part, _, size in held(config, target, files, setting):
+        weights[part] += size
     overhead = CPU_OVERHEAD if on_cpu else GPU_OVERHEAD
-    held = sum(weights.values())
+    all_weights = sum(weights.values())
     cache = kv_cache(config, target, setting)
     active = cpu_activations(config, setting) if on_cpu else gpu_activations(config, setting)
     return Memory(
@@ -74,8 +76,8 @@ def memory(config: ErnieConfig, target: Target, setting: Setting) -> Memory:
         kv_cache=cache,
         activations=active,
         overhead=overhead,
-        running=held + cache + active + overhead,
-        opening=overhead + (cpu_opening(config, files, setting, weights) if on_cpu else held),
+        running=all_weights + cache + active + overhead,
+        opening=overhead + (cpu_opening(config, files, setting, weights) if on_cpu else all_weights),
     )
 
 
@@ -90,22 +92,18 @@ def kv_bytes(config: ErnieConfig, target: Target) -> int:
     return 2 * config.num_hidden_layers * width * CACHE_BYTES[target.runtime]
 
 
-def stored_weights(files: Iterable[WeightFile]) -> dict[Part, int]:
-    """As they lie in the files."""
-    held: dict[Part, int] = dict.fromkeys(PARTS, 0)
+def held(
+    config: ErnieConfig, target: Target, files: list[WeightFile], setting: Setting
+) -> Iterator[tuple[Part, Stored, int]]:
+    """What the runtime holds of each initializer, for which part; twice where it lies in its file and is copied."""
+    if target.runtime != "onnxruntime-cpu":
+        yield from ((part_of(stored.name), stored, stored.nbytes) for stored in initializers(files))
+        return
     for stored in initializers(files):
-        held[part_of(stored.name)] += stored.nbytes
-    return held
-
-
-def cpu_weights(config: ErnieConfig, files: list[WeightFile], setting: Setting) -> dict[Part, int]:
-    """Embedding, norms, routers and RoPE tables stay where they lie; every matrix is copied."""
-    held = stored_weights(files)
-    for part in held:
-        held[part] = held[part] if part in CPU_MAPPED else 0
+        if part_of(stored.name) in CPU_MAPPED:
+            yield part_of(stored.name), stored, stored.nbytes
     for part, stored in copied(config, files, setting):
-        held[part] += cpu_copy(stored, setting)
-    return held
+        yield part, stored, cpu_copy(stored, setting)
 
 
 def copied(config: ErnieConfig, files: list[WeightFile], setting: Setting) -> Iterator[tuple[Part, Stored]]:
@@ -131,7 +129,9 @@ def cpu_copy(stored: Stored, setting: Setting) -> int:
     return each * math.prod(stored.shape)
 
 
-def cpu_opening(config: ErnieConfig, files: list[WeightFile], setting: Setting, held: dict[Part, int]) -> int:
+def cpu_opening(
+    config: ErnieConfig, files: list[WeightFile], setting: Setting, weights: dict[Part, int]
+) -> int:
     """What the weights take while the engine opens, at the higher of two points.
 
     First every fp16 matrix becomes fp32 and is transposed, before the first form goes; then each
@@ -141,7 +141,7 @@ def cpu_opening(config: ErnieConfig, files: list[WeightFile], setting: Setting, 
     half = [each for each in matrices if each.dtype == np.float16]
     as_fp32 = [FLOAT * math.prod(each.shape) for each in half]
     folding = 2 * sum(as_fp32) + max(as_fp32, default=0)
-    copies = sum(size for part, size in held.items() if part not in CPU_MAPPED)
+    copies = sum(size for part, size in weights.items() if part not in CPU_MAPPED)
     return max(folding, copies + max((each.nbytes for each in matrices if each not in half), default=0))
 
 

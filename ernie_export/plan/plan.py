@@ -100,7 +100,8 @@ def plan(
         bandwidth=bandwidth,
         changes=[] if fits else changes(config, setting, available, needs),
         furthest=furthest(config, setting, needs),
-        assumptions=assumptions(config, target, setting, bandwidth),
+        assumptions=assumptions(config, target, setting, bandwidth)
+        | ({"bits": "as the recipe writes them; a build chooses them for its budget"} if recipe.bits else {}),
     )
 
 

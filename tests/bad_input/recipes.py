@@ -76,6 +76,15 @@ PIECES: list[tuple[str, str, str]] = [
     ("a batch of 0", "batch = 4", "batch = 0"),
     ("a context of one token", "batch = 4", "batch = 4\ncontext = 1"),
     ("a context longer than the checkpoint's", "batch = 4", "batch = 4\ncontext = 4096"),
+    ("bits to be chosen without a budget", "batch = 4", 'batch = 4\nbits = "auto"'),
+    ("a budget that is no size", "batch = 4", 'batch = 4\nbits = "auto"\nbudget = "a lot"'),
+    ("a budget that cannot be met", "batch = 4", 'batch = 4\nbits = "auto"\nbudget = "50 MB"'),
+    ("a layer that is not there", "[gates]", f"[parts.layers.4-6]\nexperts = {INT8}\n\n[gates]"),
+    (
+        "a layer told twice",
+        "[gates]",
+        f"[parts.layers.1-3]\nexperts = {INT8}\n\n[parts.layers.3]\nexperts = {INT8}\n\n[gates]",
+    ),
     ("a name that is a path", 'name = "int4"', 'name = "../int4"'),
 ]
 for name, old, new in PIECES:
