@@ -1,5 +1,6 @@
 // The launch functions for callers that are not C++: ctypes in the tests, PyTorch in Python.  Each
 // returns NULL, or one line that says what is wrong; it stays valid until the thread's next call.
+#include "attention.h"
 #include "experts.h"
 #include "linear.h"
 #include "routing.h"
@@ -21,3 +22,4 @@ const char* told(ernie::Problem problem) {
 ERNIE_EXPORT(ernie_moe_routing, ernie::Routing)
 ERNIE_EXPORT(ernie_quantized_linear, ernie::Linear)
 ERNIE_EXPORT(ernie_moe_experts, ernie::Experts)
+ERNIE_EXPORT(ernie_cached_attention, ernie::Attention)

@@ -45,6 +45,23 @@ def experts(x: Array, indices: Array, scores: Array, gate_up: Array, down: Array
     return y
 
 
+def turned(x: Array, cos: Array, sin: Array) -> Array:
+    """RoPE on interleaved pairs: x [..., D], cos and sin [..., D/2]."""
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return np.stack((even * cos - odd * sin, even * sin + odd * cos), axis=-1).reshape(x.shape)
+
+
+def attention(queries: Array, keys: Array, values: Array, scale: float) -> Array:
+    """queries [heads, D] on keys and values [kv, seen, D] → [heads, D]."""
+    group = len(queries) // len(keys)
+    output = np.empty(queries.shape)
+    for head, query in enumerate(queries):
+        scores = keys[head // group] @ query * scale
+        p = np.exp(scores - scores.max())
+        output[head] = p / p.sum() @ values[head // group]
+    return output
+
+
 def error(actual: Array, expected: Array) -> float:
     """‖actual − expected‖ / ‖expected‖; NaN where a number is missing, so that `<` fails."""
     difference = np.linalg.norm(actual.astype(np.float64) - expected)

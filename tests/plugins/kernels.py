@@ -115,3 +115,55 @@ def experts(
         ("workspace", "workspace", spare),
     ]
     return call("ernie_moe_experts", fields, schedule, flavour)
+
+
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    past: tuple[Array, Array],
+    cos: Array,
+    sin: Array,
+    position_ids: Array,
+    seqlens_k: Array,
+    heads: int,
+    rows: int,
+    scale: float,
+    *,
+    schedule: Schedule = AS_THEY_COME,
+    flavour: str = "address",
+    spare: int = 0,
+) -> Answer:
+    """query [B, S, heads·D], key and value [B, S, kv·D], past [B, kv, P, D] → output, present_key and
+    present_value [B, kv, rows, D], faults.  Where `rows` is P, the cache is written in place."""
+    batch, tokens, _ = query.shape
+    kv_heads, past_rows, head_dim = past[0].shape[1:]
+    in_place = past_rows == rows
+    presents = past if in_place else tuple(nans((batch, kv_heads, rows, head_dim), query.dtype) for _ in past)
+    fields = [
+        ("type", "i32", type_of(query)),
+        ("batch", "i32", batch),
+        ("tokens", "i32", tokens),
+        ("heads", "i32", heads),
+        ("kv_heads", "i32", kv_heads),
+        ("head_dim", "i32", head_dim),
+        ("past_rows", "i32", past_rows),
+        ("rows", "i32", rows),
+        ("positions", "i32", len(cos)),
+        ("scale", "f32", scale),
+        ("query", "in", query),
+        ("key", "in", key),
+        ("value", "in", value),
+        ("past_key", *(("same", "present_key") if in_place else ("in", past[0]))),
+        ("past_value", *(("same", "present_value") if in_place else ("in", past[1]))),
+        ("cos", "in", cos),
+        ("sin", "in", sin),
+        ("position_ids", "in", position_ids),
+        ("seqlens_k", "in", seqlens_k),
+        ("output", "out", nans(query.shape, query.dtype)),
+        ("present_key", "out", presents[0]),
+        ("present_value", "out", presents[1]),
+        ("faults", "out", np.zeros(1, np.uint32)),
+        ("workspace", "workspace", spare),
+    ]
+    return call("ernie_cached_attention", fields, schedule, flavour)

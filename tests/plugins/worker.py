@@ -28,8 +28,8 @@ def place(data: bytes) -> int:
 
 
 def call(library: ctypes.CDLL, function: str, fields: list[tuple[str, str, Any]]) -> Any:
-    """fields: (name, kind, value); kinds: those of SCALARS, `in` and `out` (bytes), `null`, `workspace`
-    (how many bytes more than needed), which is two fields of the struct."""
+    """fields: (name, kind, value); kinds: those of SCALARS, `in` and `out` (bytes), `same` (the name of
+    an array), `workspace` (how many bytes more than needed), which is two fields of the struct."""
     layout: list[tuple[str, Any]] = []
     for name, kind, _ in fields:
         layout.append((name, SCALARS.get(kind, ctypes.c_void_p)))
@@ -44,6 +44,8 @@ def call(library: ctypes.CDLL, function: str, fields: list[tuple[str, str, Any]]
             held[name] = place(value)
             setattr(structure, name, held[name])
     for name, kind, value in fields:
+        if kind == "same":
+            setattr(structure, name, held[value])
         if kind == "workspace":
             needed = getattr(library, f"{function}_workspace")
             needed.restype = ctypes.c_uint64
