@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -38,6 +38,17 @@ def validate(
         Path | None,
         typer.Option("--report", metavar="FILE", help="Write the report, to be a baseline later."),
     ] = None,
+    way: Annotated[
+        Literal["whole", "layers"] | None,
+        typer.Option(help="Run the engine whole, or layer by layer; without it, as the free memory allows."),
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep here what the original computes, for the next build of the checkpoint.",
+        ),
+    ] = None,
     html: HtmlFile = None,
     junit: JunitFile = None,
     compare: Compare = None,
@@ -67,8 +78,9 @@ def validate(
                 "Name the checkpoint it was built from with --against.",
             )
         report = run.validate(
-            bundle, checkpoint, recipe.gates, progress, recipe=recipe.name, target=manifest.target
-        )
+            bundle, checkpoint, recipe.gates, progress, recipe=recipe.name, target=manifest.target,
+            way=way, keep=keep,
+        )  # fmt: skip
     report = report.model_copy(update={"manifest_sha256": sha256_of(bundle / Manifest.FILE)})
     if expected:
         report = expected.judge(report)

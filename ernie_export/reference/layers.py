@@ -84,7 +84,11 @@ class LayeredReference:
         module = self._layers[number]
         self._require_memory(module, f"layer {number}")
         with _filled(module):
-            yield ReferenceLayer(self, number, module)
+            layer = ReferenceLayer(self, number, module)
+            try:
+                yield layer
+            finally:
+                layer.weights.clear()  # a view that outlives the layer would keep all of it
 
     @contextmanager
     def head(self) -> Iterator[ReferenceHead]:
@@ -92,7 +96,11 @@ class LayeredReference:
         module = self._model.lm_head
         self._require_memory(module, "the head")
         with _filled(module), _filled(self._norm):
-            yield ReferenceHead(self, self._norm, module)
+            head = ReferenceHead(self, self._norm, module)
+            try:
+                yield head
+            finally:
+                head.weights.clear()
 
     def layer_bytes(self, number: int) -> int:
         """What the weights of a layer take."""

@@ -9,7 +9,7 @@ from ernie_export.errors import WorkError
 
 if TYPE_CHECKING:
     from ernie_export.engine.interface import EngineInfo
-    from ernie_export.reference.transformers_model import Reference
+    from ernie_export.reference.layers import LayeredReference
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 REMEDY = "Build the bundle again from this checkpoint."
@@ -26,7 +26,7 @@ def require_same_tokenizer(folder: Path, checkpoint: Path) -> None:
             raise WorkError(f"{name} is not the checkpoint's", REMEDY)
 
 
-def require_same_shape(info: EngineInfo, reference: Reference) -> None:
+def require_same_shape(info: EngineInfo, reference: LayeredReference) -> None:
     """Raises WorkError unless engine and reference have the same vocabulary and the same MoE layers."""
     if info.vocab_size != reference.vocab_size:
         raise WorkError(

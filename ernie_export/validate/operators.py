@@ -137,6 +137,8 @@ class LayerDrift:
     error: float
     """Relative error of the state itself, the engine left alone: what has come together so far."""
     cosine: float
+    own_error: float | None = None
+    """Relative error of what the layer adds to the engine's own state, the reference's layer fed with it too."""
 
 
 def compare_layers(reference: States, fed: States, free: States) -> list[LayerDrift]:

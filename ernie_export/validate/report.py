@@ -97,6 +97,8 @@ class DriftReport(_Record):
     added_cosine: float
     error: float
     cosine: float
+    own_error: float | None = None
+    """None: not measured."""
 
 
 class Histogram(_Record):
@@ -120,7 +122,7 @@ class Continuation(_Record):
 
     prompt: str
     reference: str
-    """Ends a few tokens behind the first difference."""
+    """Ends with the first token that differs."""
     export: str
     agreement: float
     """The part of the export's tokens before the first that the reference would not have chosen."""

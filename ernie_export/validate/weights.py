@@ -8,7 +8,7 @@ rounded once.  That holds for any scale, so how well the scales fit is measured 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,6 @@ from ernie_export.graph.weights import (
     scales_of,
 )
 from ernie_export.quantize.formats import Packed, dequantize, packing
-from ernie_export.validate.operators import relative_error
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.checkpoint import Checkpoint
@@ -33,6 +32,11 @@ if TYPE_CHECKING:
     from ernie_export.recipe import PartFormat, Parts
 
 Array = np.ndarray[Any, Any]
+Piece = tuple[Array, Array, Array, Array]
+"""Rows of the checkpoint's weights, of the nearest to them that can be stored, of those that are stored, and
+how far from the nearest these may be."""
+PIECE = 1 << 22
+"""Weights that are compared at once."""
 #: A weight half-way between two codes may be rounded to either: this much of a step is forgiven.
 SLACK = 1e-3
 
@@ -78,20 +82,16 @@ def _compare(
     if form is None:
         want = plain(stored, checkpoint)
         got = _mapped(folder, file, stored)
-        yield _error(stored.name, stored.name, want, want, got, np.zeros(()), want.shape[-1])
+        yield _error(stored.name, stored.name, [(want, want, got, np.zeros(()))], want.shape[-1])
         return
     found = zip(matrices(stored.name, checkpoint), stored_matrices(folder, file, stored, parts), strict=True)
-    for (source, matrix), (packed, got) in found:
-        matrix = matrix.astype(np.float32)
-        nearest, allowed = _nearest(packed, matrix, form)
+    for (source, matrix), packed in found:
         block = packing(form)[1] or matrix.shape[1]
-        yield _error(stored.name, source, matrix, nearest, got, allowed, block)
+        yield _error(stored.name, source, _pieces(matrix, packed, form), block)
 
 
-def stored_matrices(
-    folder: Path, file: WeightFile, stored: Stored, parts: Parts
-) -> Iterator[tuple[Packed, Array]]:
-    """A quantized or float matrix, or each of a stack of experts': as stored, and what it stands for, fp32."""
+def stored_matrices(folder: Path, file: WeightFile, stored: Stored, parts: Parts) -> Iterator[Packed]:
+    """A quantized or float matrix, or each of a stack of experts', as stored: mapped, not read."""
     form = form_of(stored.name, parts)
     assert form is not None
     data = _mapped(folder, file, stored)
@@ -100,8 +100,18 @@ def stored_matrices(
     if data.ndim == 2:
         data, scales = data[None], None if scales is None else scales[None]
     for number, matrix in enumerate(data):
-        packed = Packed(matrix, None if scales is None else scales[number])
-        yield packed, dequantize(packed, form)
+        yield Packed(matrix, None if scales is None else scales[number])
+
+
+def _pieces(matrix: Array, packed: Packed, form: PartFormat) -> Iterator[Piece]:
+    """A few rows at a time, so that the embedding of a large model does not stand in memory many times."""
+    rows = max(1, PIECE // matrix.shape[1])
+    for at in range(0, len(matrix), rows):
+        want = matrix[at : at + rows].astype(np.float32)
+        scales = None if packed.scales is None else packed.scales[at : at + rows]
+        some = Packed(packed.data[at : at + rows], scales)
+        nearest, allowed = _nearest(some, want, form)
+        yield want, nearest, dequantize(some, form), allowed
 
 
 def _mapped(folder: Path, file: WeightFile, stored: Stored) -> Array:
@@ -118,14 +128,27 @@ def _nearest(packed: Packed, matrix: Array, form: PartFormat) -> tuple[Array, Ar
     return np.clip(matrix, np.minimum(*ends), np.maximum(*ends)), np.abs(scales) * (0.5 + SLACK)
 
 
-def _error(
-    name: str, source: str, want: Array, nearest: Array, got: Array, allowed: Array, block: int
-) -> WeightError:
-    got = got.astype(np.float32)
-    near = np.abs(got - nearest) <= allowed  # a NaN is never near
-    off, size = (np.linalg.norm(values.reshape(-1, block), axis=1) for values in (got - want, want))
-    off = np.divide(off, size, out=np.where(off == 0, 0.0, np.inf), where=size > 0)
-    return WeightError(name, source, relative_error(want, got), 1 - float(near.mean()), float(off.max()))
+def _error(name: str, source: str, pieces: Iterable[Piece], block: int) -> WeightError:
+    near = weights = 0
+    squares = np.zeros(2)  # of what is off, and of what is wanted
+    worst = 0.0
+    for want, nearest, got, allowed in pieces:
+        got = got.astype(np.float32)
+        near += int((np.abs(got - nearest) <= allowed).sum())  # a NaN is never near
+        weights += want.size
+        by_block = [
+            np.linalg.norm(values.reshape(-1, block), axis=1).astype(np.float64)
+            for values in (got - want, want)
+        ]
+        squares += [np.square(norms).sum() for norms in by_block]
+        worst = float(np.max([worst, _quotient(*by_block).max()]))  # NaN stays NaN
+    return WeightError(name, source, float(_quotient(*np.sqrt(squares))), 1 - near / weights, worst)
+
+
+def _quotient(off: Array, size: Array) -> Array:
+    """off / size; where there is nothing that it could be measured by, 0 if nothing is off."""
+    nothing: Array = np.where(off == 0, 0.0, np.inf)
+    return np.divide(off, size, out=nothing, where=size > 0)
 
 
 def weight_metrics(errors: list[WeightError]) -> dict[str, float]:

@@ -43,13 +43,13 @@ def test_validate_judges_by_the_recipe_of_the_bundle(
 ) -> None:
     asked = []
 
-    def validate(folder, checkpoint, gates, progress, *, recipe, target) -> Report:
-        asked.append((folder, checkpoint, gates, recipe, target))
+    def validate(folder, checkpoint, gates, progress, *, recipe, target, way, keep) -> Report:
+        asked.append((folder, checkpoint, gates, recipe, target, way, keep))
         return report(passed)
 
     monkeypatch.setattr(validate_run, "validate", validate)
     ran = run("validate", sealed, *form)
-    assert asked == [(sealed, embedded.folder(), Recipe.find("int8").gates, "int8", "cpu")]
+    assert asked == [(sealed, embedded.folder(), Recipe.find("int8").gates, "int8", "cpu", None, None)]
     assert ran.code == (0 if passed else 1)
     assert ran.err == (
         ""

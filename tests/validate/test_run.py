@@ -50,9 +50,13 @@ def test_an_honest_engine_passes(validated: Validated, checkpoint: Path) -> None
     assert report.verdict == "passed"
     assert failed(report) == set()
     metrics = report.metrics
-    assert metrics["logits.kl_max"] == metrics["logits.max_difference"] == metrics["logits.non_finite"] == 0
+    assert metrics["logits.kl_max"] < 1e-9
+    assert metrics["logits.max_difference"] < 1e-4
+    assert metrics["logits.non_finite"] == 0
     assert metrics["logits.same_top1"] == metrics["routing.agreement"] == metrics["greedy.agreement"] == 1
-    assert metrics["perplexity.export"] == metrics["perplexity.reference"] > 1
+    assert metrics["perplexity.export"] == pytest.approx(metrics["perplexity.reference"], rel=1e-5)
+    assert metrics["perplexity.reference"] > 1
+    assert all(drift.own_error is not None and drift.own_error < 1e-5 for drift in report.drift)
     assert metrics["decode.max_difference"] < 1e-4
     assert metrics["batch.max_difference"] < 1e-4
     assert metrics["memory.peak_bytes"] > 1 << 20
@@ -67,7 +71,7 @@ def test_an_honest_engine_passes(validated: Validated, checkpoint: Path) -> None
     assert report.checkpoint.name == checkpoint.name
     assert {claim.where for claim in report.claims} == {"ran here"}
     assert report.software["transformers"]
-    assert set(report.timings) == {"reference", "operators", "windows", "open", "consistency", "greedy"}
+    assert set(report.timings) == {"reference", "operators", "windows", "consistency", "greedy"}
 
 
 def test_the_same_inputs_give_the_same_report_but_for_times(
@@ -173,7 +177,7 @@ def test_greedy_texts_agree_up_to_the_first_other_token(
     prompts = [ids[:8], ids[(len(ids) - 48) // 2 :][:8]]
     for prompt, row in zip(prompts, report.continuations, strict=True):
         assert row.prompt == tokenizer.decode(prompt)
-        assert row.reference == tokenizer.decode(reference.greedy(prompt, 6))
+        assert row.reference == tokenizer.decode(reference.greedy(prompt, 4))
         assert row.export[:2] == row.reference[:2]
         assert row.export != row.reference
         assert row.agreement == 0.5
