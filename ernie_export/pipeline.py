@@ -33,7 +33,7 @@ from ernie_export.errors import UserError, WorkError
 from ernie_export.progress import Progress, Silent, Step
 from ernie_export.readable import size
 from ernie_export.recipe import PARTS, layers_of
-from ernie_export.validate import environment
+from ernie_export.validate import environment, gates
 from ernie_export.validate.report import Claim, Report
 from ernie_export.validate.run import validate
 
@@ -80,6 +80,7 @@ def build(
         WorkError: the machine failed, for example a full disk; the build can be resumed.
     """
     progress = progress or Silent()
+    gates.require_known(recipe.gates)
     checkpoint = Checkpoint.open(checkpoint_folder)
     output = output.absolute()
     partial = output.parent / f".{output.name}.partial"
@@ -92,7 +93,7 @@ def build(
         if not difference:
             shutil.rmtree(partial, ignore_errors=True)
             report = Report.read(output / Report.FILE)
-            return BuildResult(output, output / Report.FILE, report.verdict, True, report, None)
+            return BuildResult(output, output / Report.FILE, report.verdict, True, report, report.sample)
         if not replace:
             raise UserError(
                 f"{output} exists and {difference}",
@@ -350,11 +351,12 @@ def validate_and_publish(
         report.write(failure)
         return BuildResult(output, failure, "failed", False, report, None)
     claims = [Claim(claim="graph and weights", where="built here")]
+    report = report.model_copy(update={"sample": sample(work.folder)})
     seal(work.folder, report, claims, work.progress, work.digests)
-    text = sample(work.folder)
     publish(work.folder, output, replace)
     failure.unlink(missing_ok=True)
-    return BuildResult(output, output / Report.FILE, "passed", False, Report.read(output / Report.FILE), text)
+    report = Report.read(output / Report.FILE)
+    return BuildResult(output, output / Report.FILE, "passed", False, report, report.sample)
 
 
 def sample(folder: Path) -> str:

@@ -111,6 +111,7 @@ def test_unchanged_build_is_found(bundle: BuiltBundle, nano: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     result = pipeline.build(nano, CPU, Recipe.find("int4"), folder, replace=True)
     assert result.reused and result.verdict == "passed" and result.report == folder / Report.FILE
+    assert result.sample and result.sample.startswith(pipeline.SAMPLE_PROMPT)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 

@@ -5,35 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ernie_export.errors import WorkError
+from ernie_export.errors import UserError
 
 if TYPE_CHECKING:
     from ernie_export.engine.interface import EngineInfo
     from ernie_export.reference.layers import LayeredReference
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-REMEDY = "Build the bundle again from this checkpoint."
+REMEDY = "Name the checkpoint that the bundle was built from, or build it again from this one."
 
 
 def require_same_tokenizer(folder: Path, checkpoint: Path) -> None:
-    """Raises WorkError unless each tokenizer file of the checkpoint is in the bundle, byte for byte."""
+    """Raises UserError unless each tokenizer file of the checkpoint is in the bundle, byte for byte."""
     for name in TOKENIZER_FILES:
         ours, theirs = folder / name, checkpoint / name
         if ours.is_file() != theirs.is_file():
             where = "checkpoint" if theirs.is_file() else "bundle"
-            raise WorkError(f"Only the {where} has a {name}", REMEDY)
+            raise UserError(f"Only the {where} has a {name}", REMEDY)
         if ours.is_file() and ours.read_bytes() != theirs.read_bytes():
-            raise WorkError(f"{name} is not the checkpoint's", REMEDY)
+            raise UserError(f"{name} is not the checkpoint's", REMEDY)
 
 
 def require_same_shape(info: EngineInfo, reference: LayeredReference) -> None:
-    """Raises WorkError unless engine and reference have the same vocabulary and the same MoE layers."""
+    """Raises UserError unless engine and reference have the same vocabulary and the same MoE layers."""
     if info.vocab_size != reference.vocab_size:
-        raise WorkError(
+        raise UserError(
             f"The engine knows {info.vocab_size} tokens, the checkpoint {reference.vocab_size}", REMEDY
         )
     if tuple(info.moe_layers) != reference.moe_layers:
-        raise WorkError(
+        raise UserError(
             f"The engine has experts in the layers {list(info.moe_layers)}, "
             f"the checkpoint in {list(reference.moe_layers)}",
             REMEDY,

@@ -197,6 +197,8 @@ class Report(Document):
     kl_histogram: Histogram | None = None
     """Tokens by the KL divergence of their logits, in nats; NaN is counted last."""
     continuations: list[Continuation]
+    sample: str | None = None
+    """What the engine said when it was built; None where none was asked."""
     inputs: Inputs
     sizes: Sizes
     timings: dict[str, float]

@@ -60,9 +60,9 @@ def validate(
         keep: a folder where what the reference computes is kept for another export of the checkpoint.
 
     Raises:
-        UserError: the folder, the checkpoint or the sample's text cannot be read.
-        WorkError: the two cannot be compared: another tokenizer, vocabulary or set of MoE layers, or
-            weights that transformers does not load; or there is no memory for one layer.
+        UserError: the folder, the checkpoint or the sample's text cannot be read, or the two cannot be
+            compared: another tokenizer, vocabulary or set of MoE layers.
+        WorkError: transformers does not load the weights, or there is no memory for one layer.
     """
     progress = progress or Silent()
     found = Findings(progress)

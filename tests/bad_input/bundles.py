@@ -251,7 +251,7 @@ def _(place: Place) -> Arguments:
     return with_file(place, "recipe.toml", "name = 5", "validate")
 
 
-@ENGINES.add("validated against a checkpoint with another tokenizer", 1)
+@ENGINES.add("validated against a checkpoint with another tokenizer")
 def _(place: Place) -> Arguments:
     checkpoint = place.nano()
     edit_json(checkpoint / "tokenizer_config.json", model_max_length=5)

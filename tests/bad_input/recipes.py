@@ -69,6 +69,7 @@ PIECES: list[tuple[str, str, str]] = [
     ("floats with a block size", f"head = {INT8}", 'head = { format = "fp16", block_size = 32 }'),
     ("a block size that is not there", f"head = {INT8}", 'head = { format = "int8", block_size = 33 }'),
     ("a part that is a text", f"head = {INT8}", 'head = "int8"'),
+    ("a misspelt gate", '"logits.kl_mean"', '"logits.kl_meen"'),
     ("a gate without a bound", '"logits.kl_mean" = { max = 0.02 }', '"logits.kl_mean" = {}'),
     ("a gate that nothing passes", '"logits.kl_mean" = { max', '"logits.kl_mean" = { min = 1.0, max'),
     ("a bound of NaN", "{ max = 0.02 }", "{ max = nan }"),

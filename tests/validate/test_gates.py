@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ernie_export.errors import UserError
 from ernie_export.recipe import Gate
-from ernie_export.validate.gates import evaluate
+from ernie_export.validate.gates import METRICS, evaluate, require_known
+from ernie_export.validate.report import Report
+from tests.conftest import BuiltBundle
 
 patient = settings(deadline=None, max_examples=50)
 CLEAN = {"logits.non_finite": 0.0}
@@ -63,3 +66,14 @@ def test_gates_need_no_torch() -> None:
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'onnx', 'polygraphy', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_gate_on_what_is_not_measured_is_found_before_the_work() -> None:
+    require_known(["logits.kl_mean", "memory.peak_bytes"])
+    with pytest.raises(UserError, match=r"gate on operators\.expert_error, which is not measured") as caught:
+        require_known(["logits.kl_mean", "operators.expert_error"])
+    assert caught.value.remedy.startswith("Did you mean operators.experts_error?")
+
+
+def test_metrics_are_all_that_is_measured(bundle: BuiltBundle) -> None:
+    assert Report.read(bundle("int4") / Report.FILE).metrics.keys() == set(METRICS)

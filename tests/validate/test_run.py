@@ -235,10 +235,10 @@ def test_another_tokenizer_cannot_be_compared(
     folder = folder_for(checkpoint)
     tokenizer = folder / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text() + "\n")
-    with pytest.raises(WorkError, match=r"tokenizer\.json is not the checkpoint's"):
+    with pytest.raises(UserError, match=r"tokenizer\.json is not the checkpoint's"):
         run_on(folder, checkpoint, text, opener)
     tokenizer.unlink()
-    with pytest.raises(WorkError, match=r"Only the checkpoint has a tokenizer\.json"):
+    with pytest.raises(UserError, match=r"Only the checkpoint has a tokenizer\.json"):
         run_on(folder, checkpoint, text, opener)
 
 
@@ -262,7 +262,7 @@ def test_an_engine_of_another_shape_cannot_be_compared(
     info = (folder / "engine.json").read_text()
     assert before in info
     (folder / "engine.json").write_text(info.replace(before, after))
-    with pytest.raises(WorkError, match=says):
+    with pytest.raises(UserError, match=says):
         run_on(folder, checkpoint, text, opener)
 
 
