@@ -19,6 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from ernie_export import atomic
+from ernie_export.bundle.diff import Difference
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.checkpoint.inspect import CheckpointSummary
 from ernie_export.cli.outputs import BatchOutput, BuildOutput, GenerateOutput, RecipesOutput, TargetsOutput
@@ -34,6 +35,7 @@ SCHEMAS: dict[str, Any] = {
     "report": Report,
     "engine": EngineInfo,
     "build": BuildOutput,
+    "diff": Difference,
     "doctor": Diagnosis,
     "generate": GenerateOutput | BatchOutput,
     "inspect": CheckpointSummary,
