@@ -19,10 +19,12 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from ernie_export import atomic
+from ernie_export.bench.bench import Bench
 from ernie_export.bundle.diff import Difference
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.checkpoint.inspect import CheckpointSummary
 from ernie_export.cli.outputs import BatchOutput, BuildOutput, GenerateOutput, RecipesOutput, TargetsOutput
+from ernie_export.device.status import Generation, Status
 from ernie_export.distribute.pull import Pulled
 from ernie_export.distribute.push import Pushed
 from ernie_export.doctor import Diagnosis
@@ -34,7 +36,11 @@ SCHEMAS: dict[str, Any] = {
     "manifest": Manifest,
     "report": Report,
     "engine": EngineInfo,
+    "bench": Bench,
     "build": BuildOutput,
+    "device-install": Generation,
+    "device-rollback": Generation,
+    "device-status": Status,
     "diff": Difference,
     "doctor": Diagnosis,
     "generate": GenerateOutput | BatchOutput,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,16 @@ def test_the_published_schemas_are_those_of_the_code(tmp_path: Path) -> None:
         jsonschema.Draft202012Validator.check_schema(json.loads(data))
 
 
+def commands_with_json(command: Any, name: str = "") -> Iterator[str]:
+    """Of a group as `group-command`."""
+    for below, inner in getattr(command, "commands", {}).items():
+        yield from commands_with_json(inner, f"{name}-{below}".lstrip("-"))
+    if any("--json" in option.opts for option in command.params):
+        yield name
+
+
 def test_every_command_with_json_has_a_schema() -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    with_json = {
-        name for name, command in commands.items() if any("--json" in p.opts for p in command.params)
-    }
+    with_json = set(commands_with_json(typer.main.get_command(app)))
     assert with_json - {"validate"} == SCHEMAS.keys() - {"manifest", "report", "engine"}  # validate: a report
 
 
