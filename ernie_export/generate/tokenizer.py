@@ -159,7 +159,7 @@ class TextStream:
 
 
 @contextmanager
-def refused(cause: str) -> Iterator[None]:
+def refused(cause: str, remedy: str = "Fetch tokenizer.json again.") -> Iterator[None]:
     """The library raises bare Exception, and panics where a tokenizer.json contradicts itself."""
     try:
         yield
@@ -167,7 +167,7 @@ def refused(cause: str) -> Iterator[None]:
         panic = type(error).__name__ == "PanicException"  # no Exception, and its class cannot be imported
         if not panic and (isinstance(error, MemoryError) or not isinstance(error, Exception)):
             raise
-        raise UserError(f"{cause} ({error})", "Fetch tokenizer.json again.") from error
+        raise UserError(f"{cause} ({error})", remedy) from error
 
 
 @contextmanager
@@ -198,7 +198,7 @@ def _read_tokenizer(path: Path, wanted: list[str]) -> Tokenizer:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start})", "Fetch the file again.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})", "Fetch the file again.") from error
-    with refused(f"{path} is no tokenizer"), _without_stderr():
+    with refused(f"{path} is no tokenizer", "Fetch the file again."), _without_stderr():
         tokenizer = Tokenizer.from_str(text)
         tokenizer.no_truncation()
         tokenizer.no_padding()
