@@ -20,6 +20,7 @@ from pydantic_core import core_schema
 
 from ernie_export import atomic
 from ernie_export.bench.bench import Bench
+from ernie_export.bits import Choice
 from ernie_export.bundle.diff import Difference
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.checkpoint.inspect import CheckpointSummary
@@ -37,6 +38,7 @@ SCHEMAS: dict[str, Any] = {
     "report": Report,
     "engine": EngineInfo,
     "bench": Bench,
+    "bits": Choice,
     "build": BuildOutput,
     "device-install": Generation,
     "device-rollback": Generation,
