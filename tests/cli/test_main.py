@@ -197,7 +197,7 @@ def test_a_full_disk_below_stdout_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("words", "completed"),
     [
-        ("ernie-export b", ["build"]),
+        ("ernie-export b", ["build", "bench"]),
         ("ernie-export build --recipe ", ["fp32", "fp16", "int8", "int4"]),
         ("ernie-export build --recipe int", ["int8", "int4"]),
         ("ernie-export build --target ", ["cpu"]),
