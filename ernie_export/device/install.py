@@ -68,11 +68,12 @@ def install(
     progress = progress or Silent()
     with place.held() as blobs:
         active = place.active()
-        number = place.next_number()
-        bundle = place.partial(number) / "bundle"
-        digest = _fetch(offer, blobs, bundle, progress)
+        digest = offer.documents[Manifest.FILE].sha256
         if active and active.manifest_sha256 == digest:
             raise UserError(f"{offer.name} is what is active here already", "There is nothing to do.")
+        number = place.next_number()
+        bundle = place.partial(number) / "bundle"
+        _fetch(offer, blobs, bundle, progress)
         signer = signer_of(bundle, policy, verified=True)
         manifest, report = Manifest.read(bundle), Report.read(bundle / Report.FILE)
         if active and not policy.downgrade and report.time < active.built:
@@ -140,8 +141,8 @@ def rollback(place: Place, service: Service | None = None) -> Installed:
         return earlier
 
 
-def _fetch(offer: Offer, blobs: Blobs, bundle: Path, progress: Progress) -> str:
-    """The bundle's files, each checked; its manifest's SHA-256."""
+def _fetch(offer: Offer, blobs: Blobs, bundle: Path, progress: Progress) -> None:
+    """The bundle's files, each checked, in the new folder `bundle`."""
     _, manifest = fetch_documents(blobs, offer.documents, offer.source)
     files = offer.documents | manifest.files
     with progress.step("Fetch", sum(entry.size for entry in files.values()), "B") as step:
@@ -152,4 +153,3 @@ def _fetch(offer: Offer, blobs: Blobs, bundle: Path, progress: Progress) -> str:
             f"{offer.name} is no whole bundle: {problems[0].path}: {problems[0].message}",
             "Fetch or build it again.",
         )
-    return offer.documents[Manifest.FILE].sha256

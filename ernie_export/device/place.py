@@ -69,16 +69,25 @@ class Place:
 
     @contextmanager
     def held(self) -> Iterator[Blobs]:
-        """This process alone changes the place, beginning from what is whole.
+        """This process alone changes the place, beginning from what is whole, and leaving nothing half-made.
 
         Raises:
             WorkError: another one is at it.
         """
         self.generations.mkdir(parents=True, exist_ok=True)
         with lock.held(self.root):
-            for left in (*self.generations.glob(".*"), *self.root.glob(".current.*")):
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-            yield Blobs(self.root / "blobs")
+            self._tidy()
+            try:
+                yield Blobs(self.root / "blobs")
+            finally:
+                self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what a killed or failed installation left; its blobs stay, for the next try."""
+        for left in self.root.glob(".current.*"):
+            left.unlink()
+        for left in self.generations.glob(".*"):
+            shutil.rmtree(left)
 
     def all(self) -> list[Installed]:
         """Every generation, the oldest first."""

@@ -1,0 +1,137 @@
+"""Runs an installation, and kills it before one of the operations that change the disk, or records them all.
+
+    python -m tests.device.recorder ROOT BUNDLE kill N        ends by SIGKILL before the Nth operation
+    python -m tests.device.recorder ROOT BUNDLE record FILE   pickles the state before each operation
+
+The trial of the engine is left out: it changes nothing, and takes longer than all the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import stat
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
+
+
+@dataclass
+class Node:
+    kind: str
+    """"file", "folder" or "link"."""
+    inode: int
+    target: str = ""
+    entries: dict[str, Node] = field(default_factory=dict)
+
+
+@dataclass
+class Moment:
+    """What a loss of power before one operation would find."""
+
+    operation: str
+    tree: Node
+    """Every name as it is now."""
+    contents: dict[int, bytes]
+    """By inode: what was last synced."""
+    folders: dict[int, dict[str, Node]]
+    """By inode: the names that were last synced."""
+
+
+class Recorder:
+    def __init__(self, root: Path):
+        self.root = root
+        self.moments: list[Moment] = []
+        self.contents: dict[int, bytes] = {}
+        self.folders: dict[int, dict[str, Node]] = {}
+        for path in [root, *root.rglob("*")]:  # what was there before is on the disk
+            self.synced(path)
+
+    def look(self, path: Path) -> Node:
+        found = path.lstat()
+        if stat.S_ISLNK(found.st_mode):
+            return Node("link", found.st_ino, os.readlink(path))
+        if not stat.S_ISDIR(found.st_mode):
+            return Node("file", found.st_ino)
+        entries = {entry.name: self.look(entry) for entry in path.iterdir()}
+        return Node("folder", found.st_ino, entries=entries)
+
+    def synced(self, path: Path) -> None:
+        if path.is_symlink() or not path.exists():
+            return
+        node = self.look(path)
+        if node.kind == "file":
+            self.contents[node.inode] = path.read_bytes()
+        else:
+            self.folders[node.inode] = node.entries
+
+    def before(self, operation: str) -> None:
+        moment = Moment(operation, self.look(self.root), dict(self.contents), dict(self.folders))
+        self.moments.append(moment)
+
+
+def changes(event: str, arguments: tuple[Any, ...], root: str) -> bool:
+    """Whether an audited event is about to change something below the root."""
+    paths = [os.fsdecode(each) for each in arguments if isinstance(each, (str, bytes, os.PathLike))]
+    if event == "open":
+        writes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        return bool(writes) and paths[:1] != [] and paths[0].startswith(root)
+    return event in CHANGES and any(path.startswith(root) for path in paths)
+
+
+def main(root: Path, bundle: str, how: str, what: str) -> None:
+    from ernie_export.device import install as module
+    from ernie_export.device.place import Place
+    from ernie_export.distribute import blobs
+    from ernie_export.distribute.policy import Policy
+
+    module.try_out = lambda *_: {}  # type: ignore[assignment]
+    module.require_suited = lambda *_: None  # type: ignore[assignment]
+    blobs.AT_ONCE = 1  # so that the operations have an order
+    offer = module.Offer.find(bundle)
+    recorder = Recorder(root) if how == "record" else None
+    count, busy, fsync = 0, False, os.fsync
+
+    def happens(operation: str) -> None:
+        nonlocal count
+        count += 1
+        if recorder:
+            recorder.before(operation)
+        elif count == int(what):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal busy
+        if not busy and changes(event, arguments, str(root)):
+            busy = True
+            happens(f"{event} {arguments[0]}")
+            busy = False
+
+    def watched(descriptor: int) -> None:
+        nonlocal busy
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        busy = True
+        happens(f"fsync {path}")
+        fsync(descriptor)
+        if recorder:
+            recorder.synced(path)
+        busy = False
+
+    os.fsync = watched
+    sys.addaudithook(hook)
+    module.install(offer, Place(root), Policy(unsigned=True, downgrade=True))
+    busy = True
+    if recorder:
+        recorder.before("the end")
+        Path(what).write_bytes(pickle.dumps(recorder.moments))
+
+
+if __name__ == "__main__":
+    # Pickled by the name under which the test imports it, not as __main__.
+    from tests.device import recorder as itself
+
+    itself.main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4])

@@ -1,0 +1,139 @@
+"""Whenever the power goes, the old generation or the new one is active, and whole."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ernie_export.bundle.manifest import Manifest
+from ernie_export.bundle.verify import verify
+from ernie_export.bundle.write import seal
+from ernie_export.device.place import Place
+from ernie_export.validate.report import Report
+from tests.conftest import BuiltBundle
+from tests.device.recorder import Moment, Node
+
+SOME = range(1, 400, 9)
+"""Operations before which the quick test kills; the slow one takes each."""
+
+
+@pytest.fixture(scope="module")
+def versions(bundle: BuiltBundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two small bundles: the documents of a real one over a few short files."""
+    folder, real = tmp_path_factory.mktemp("versions"), bundle("int4")
+    made = folder / "first", folder / "second"
+    for number, version in enumerate(made):
+        (version / "weights").mkdir(parents=True)
+        for name in ("recipe.toml", "config.json", "weights/a.bin", "weights/b.bin"):
+            same = name == "weights/a.bin"
+            (version / name).write_bytes(name.encode() if same else f"{name} {number}".encode())
+        seal(version, Report.read(real / Report.FILE), Manifest.read(real).claims)
+    return made
+
+
+def run(root: Path, bundle: Path, *how: object) -> int:
+    command = [sys.executable, "-m", "tests.device.recorder", str(root), str(bundle), *map(str, how)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2]).returncode
+
+
+@pytest.fixture
+def root(versions: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A device on which the first version is active."""
+    root = tmp_path / "root"
+    root.mkdir()
+    assert run(root, versions[0], "kill", 0) == 0
+    return root
+
+
+def require_sound(root: Path, versions: tuple[Path, Path], when: str) -> None:
+    """One of the two is active and whole; installing the second then works, and leaves nothing over."""
+    active = Place(root).active()
+    assert active and active.number in (1, 2), when
+    assert not verify(root / "current" / "bundle"), when
+    expected = versions[active.number - 1]
+    assert (root / "current" / "bundle" / "recipe.toml").read_bytes() == (
+        expected / "recipe.toml"
+    ).read_bytes()
+    ended = run(root, versions[1], "kill", 0)
+    assert ended == (0 if active.number == 1 else 1), when  # 1: it is active here already
+    assert (root / "current" / "bundle" / "recipe.toml").read_bytes() == (
+        versions[1] / "recipe.toml"
+    ).read_bytes()
+    assert not verify(root / "current" / "bundle"), when
+    left = [path.name for path in (*root.iterdir(), *(root / "generations").iterdir()) if path.name[0] == "."]
+    assert left == [".lock"], when
+
+
+def killed_at(number: int, root: Path, versions: tuple[Path, Path], tmp_path: Path) -> bool:
+    """Kill before one operation and look; False where there are not so many."""
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-a", str(root), str(copy)], check=True)
+    ended = run(copy, versions[1], "kill", number)
+    if ended == 0:
+        shutil.rmtree(copy)
+        return False
+    assert ended == -signal.SIGKILL
+    require_sound(copy, versions, f"killed before operation {number}")
+    shutil.rmtree(copy)
+    return True
+
+
+def test_killed_at_some_operations(root: Path, versions: tuple[Path, Path], tmp_path: Path) -> None:
+    assert all(killed_at(number, root, versions, tmp_path) for number in SOME[:3])
+    for number in SOME[3:]:
+        if not killed_at(number, root, versions, tmp_path):
+            return
+    raise AssertionError("there are more operations than were thought")
+
+
+@pytest.mark.slow
+def test_killed_at_every_operation(root: Path, versions: tuple[Path, Path], tmp_path: Path) -> None:
+    number = 1
+    while killed_at(number, root, versions, tmp_path):
+        number += 1
+    assert number > 40
+
+
+def build(node: Node, place: Path, moment: Moment, synced: bool, made: dict[int, Path]) -> None:
+    """A tree as a loss of power leaves it: of files what was synced, of names all or those that were synced."""
+    if node.kind == "link":
+        os.symlink(node.target, place)
+    elif node.kind == "file":
+        if node.inode in made:
+            os.link(made[node.inode], place)
+        else:
+            place.write_bytes(moment.contents.get(node.inode, b""))
+            made[node.inode] = place
+    else:
+        place.mkdir()
+        entries = moment.folders.get(node.inode, {}) if synced else node.entries
+        for name, entry in entries.items():
+            build(entry, place / name, moment, synced, made)
+
+
+@pytest.mark.parametrize("names", ["all names", "synced names"])
+def test_what_was_never_synced_is_lost(
+    root: Path, versions: tuple[Path, Path], tmp_path: Path, names: str
+) -> None:
+    assert run(root, versions[1], "record", tmp_path / "moments") == 0
+    moments = pickle.loads((tmp_path / "moments").read_bytes())
+    assert len(moments) > 40
+    seen: set[str] = set()
+    for number, moment in enumerate(moments):
+        state = tmp_path / f"state{number}"
+        build(moment.tree, state, moment, names == "synced names", {})
+        active = Place(state).active()
+        assert active and active.number in (1, 2), moment.operation
+        assert not verify(state / "current" / "bundle"), moment.operation
+        seen.add(str(active.number))
+        if number % 12 == 0 or number == len(moments) - 1:
+            require_sound(state, versions, moment.operation)
+        shutil.rmtree(state)
+    assert seen == {"1", "2"}
