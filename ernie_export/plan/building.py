@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.checkpoint.layout import EMBEDDING, layer_of, part_of, tensor_shapes
-from ernie_export.plan.measured import (
-    COMPARED_WEIGHT,
-    FINITE,
-    PIECES,
-    REFERENCE,
-    REFERENCE_WEIGHT,
-    TRACE,
-    TRACE_LAYER,
-)
+from ernie_export.plan import validating
+from ernie_export.plan.measured import FINITE, PIECES, TRACE, TRACE_LAYER
 from ernie_export.plan.memory import Memory
 from ernie_export.plan.setting import Setting
 from ernie_export.quantize.formats import FLOATS, packing
@@ -35,6 +28,7 @@ class Building(BaseModel):
     trace: int
     weights: int
     validation: int
+    """Of the way that takes less: the engine whole, or layer by layer."""
     peak: int
     disk: int
     """Of the weight files."""
@@ -50,10 +44,7 @@ def building(
     packed = sorted(packed_bytes(config, setting, sizes), reverse=True)
     threads = threads or len(os.sched_getaffinity(0))
     weights = trace + sum(packed[:threads]) + threads * PIECES
-    reference = REFERENCE + round(REFERENCE_WEIGHT * sum(sizes.values()))
-    # The engine is open twice: as it ships, and showing its routers.
-    engines = engine.opening + sum(engine.weights.values())
-    validate = trace + reference + COMPARED_WEIGHT * max(sizes.values()) + engines
+    validate = trace - TRACE + min(validating.whole(config, engine), validating.by_layer(config))
     return Building(
         trace=trace, weights=weights, validation=validate, peak=max(trace, weights, validate), disk=disk
     )

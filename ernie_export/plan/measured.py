@@ -50,7 +50,15 @@ TRACE, TRACE_LAYER = 295 * MIB, 2 * MIB
 PIECES = 20 * MIB
 #: Bytes of a float weight while it is packed, beside its stored form: to see that each is finite.
 FINITE = 1
-#: transformers' whole model in fp32, and what loading it leaves behind: once, and a weight.
-REFERENCE, REFERENCE_WEIGHT = 50 * MIB, 6.5
-#: Comparing the largest matrix with its quantized form, a weight.
-COMPARED_WEIGHT = 20
+
+# Validation of 8 windows of 512 tokens, on layers of the true size of the 21B
+# (benchmarks/full_size_validation.py).
+
+#: torch, transformers, ONNX Runtime and what they leave behind.
+REFERENCE = 450 * MIB
+#: Tokens that the reference runs at once, and how often it then holds a value of the widest and of each state.
+REFERENCE_AT_ONCE, REFERENCE_INNER, REFERENCE_HIDDEN = 4096, 3, 6
+#: Tokens of which every operator is compared, and how often the states between the layers are held.
+COMPARED_AT_ONCE, COMPARED = 512, 3
+#: How often the head stands in memory as fp32, and the logits beside it.
+HEADS, LOGITS = 3, 6

@@ -114,10 +114,9 @@ class Trial:
         ids, values = self._ids[0], _with_entry(segment, want)
         inner = [name for name in want.states if name != LOGITS]
         engine = segment.open(inner, inner)
-        right = dict(values)
+        right = want.states
         if self._parts is not None:
-            right = expected(self._folder, self._graph, self._parts, ids, values)
-        right = {name: right[name] for name in want.states}
+            right = expected(self._folder, self._graph, self._parts, ids, want.states)
         at_once = compare_operators(right, run_given(engine, ids, values))
         cut = compare_cached(right, run_given(engine, ids, values, cached_feeding(len(ids))))
         self._found.operators += worst([*at_once, *cut])

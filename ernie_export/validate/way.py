@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ernie_export.errors import UserError
-from ernie_export.plan import machine
+from ernie_export.plan import machine, validating
 from ernie_export.plan.memory import memory
 from ernie_export.plan.setting import Setting
 from ernie_export.readable import size
-from ernie_export.reference.recording import recorded_bytes
 from ernie_export.target import Target
 from ernie_export.validate.sizes import sizes
 
@@ -63,11 +62,11 @@ def choose(
     """`forced`, or what fits into the memory that is free now."""
     tokens = windows.ids.shape[1]
     engine = UNKNOWN * sum(sizes(folder / graph).files.values())
+    needed = 2 * engine + reference.largest_bytes  # as it ships, and showing its routers
     if parts is not None:
         setting = Setting(parts=parts, context=tokens, batch=batch, prompt=tokens)
         with suppress(UserError):  # a target of another version, or none: its files tell enough
-            engine = memory(reference.config, Target.find(target), setting).peak
+            planned = memory(reference.config, Target.find(target), setting)
+            engine, needed = planned.peak, validating.whole(reference.config, planned)
     free = machine.memory()[1]
-    recorded = recorded_bytes(reference, windows.ids[:1])
-    fits = engine + recorded + reference.largest_bytes <= MARGIN * free
-    return Chosen(forced or ("whole" if fits else "layers"), engine, free)
+    return Chosen(forced or ("whole" if needed <= MARGIN * free else "layers"), engine, free)

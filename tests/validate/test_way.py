@@ -136,7 +136,7 @@ def test_memory_for_less_than_one_layer_is_one_clear_error(
     ("engine", "free", "how", "opens"),
     [
         (1 << 30, 100 << 30, "whole", True),
-        (90 << 30, 100 << 30, "layers", False),  # beside the reference it does not fit
+        (60 << 30, 100 << 30, "layers", False),  # it is open twice
         (9 << 30, 10 << 30, "layers", False),
         (7 << 30, 8 << 30, "layers", False),
     ],
