@@ -108,7 +108,7 @@ def main() -> None:
         rows = [
             row(
                 INT4.model_copy(update={"name": f"{form}-everywhere", "parts": parts}),
-                form,
+                f"{form} everywhere",
                 None,
                 None,
                 folder,

@@ -49,13 +49,14 @@ def test_commands_and_python_run(tmp_path: Path) -> None:
     assert ran.returncode == 0 and ran.stdout.strip(), ran.stderr
 
 
-def test_table_is_the_measured_one() -> None:
-    spec = importlib.util.spec_from_file_location("quality", ROOT / "benchmarks" / "quality.py")
+@pytest.mark.parametrize("name", ["quality", "auto_bits"])
+def test_tables_are_the_measured_ones(name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec and spec.loader
-    quality = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(quality)
-    rows = json.loads(quality.RESULTS.read_text())["rows"]
-    assert quality.table(rows) in README
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    rows = json.loads(benchmark.RESULTS.read_text())["rows"]
+    assert benchmark.table(rows) in README
 
 
 def test_links_lead_somewhere() -> None:

@@ -32,6 +32,10 @@ CPU_CHOSEN_EXPERT = 3
 #: And of a layer without experts, times hidden + width.
 CPU_DENSE = 4
 
+#: Most tokens of a row at once, and bytes that attention's scores might take: engine/onnxruntime.py's own, by
+#: which it cuts prompts. The scores themselves do not show in what is measured.
+CPU_PIECE, CPU_SCORES = 512, 256 << 20
+
 # TensorRT: assumed, nothing of it has run yet.
 
 #: The CUDA context, the library and the process.

@@ -10,7 +10,7 @@ from ernie_export.errors import UserError
 from ernie_export.plan import machine
 from ernie_export.plan.building import Building, building
 from ernie_export.plan.changes import Change, changes, furthest
-from ernie_export.plan.measured import GPU_OVERHEAD, MIB
+from ernie_export.plan.measured import CPU_PIECE, GPU_OVERHEAD, MIB
 from ernie_export.plan.memory import Memory, memory
 from ernie_export.plan.setting import Setting
 from ernie_export.plan.traffic import Traffic, traffic
@@ -127,8 +127,8 @@ def assumptions(
 ) -> dict[str, str]:
     """All that the numbers rest on, in words, by what it is about."""
     said = {
-        "use": f"{setting.batch} row{'s' * (setting.batch > 1)} of up to {setting.context:,} tokens; "
-        f"prompts of up to {setting.prompt:,} tokens are fed at once",
+        "use": f"{setting.batch} row{'s' * (setting.batch > 1)} of up to {setting.context:,} tokens, "
+        f"prompts of up to {setting.prompt:,}",
         **(of_this_machine(bandwidth) if target.memory is None else of_the_table(target)),
         "tokens/s": "the weights, and at a full context the cache, are read once a token at that bandwidth "
         "and nothing else takes time; no program reaches it",
@@ -152,7 +152,8 @@ def of_this_machine(bandwidth: float | None) -> dict[str, str]:
         if bandwidth
         else "unknown: too little memory is free to measure it",
         "engine": "the KV cache is fp32; every matrix is copied into the order of the kernels when the engine "
-        "opens, fp16 ones as fp32, and the embedding is read from its file: measured with ONNX Runtime 1.32",
+        "opens, fp16 ones as fp32, the embedding is read from its file, and prompts are fed in pieces of at most "
+        f"{CPU_PIECE} tokens: measured with ONNX Runtime 1.32",
     }
 
 

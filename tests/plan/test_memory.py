@@ -8,7 +8,8 @@ import pytest
 
 from ernie_export.checkpoint import shapes
 from ernie_export.checkpoint.config import ErnieConfig
-from ernie_export.plan.measured import GPU_OVERHEAD
+from ernie_export.engine import onnxruntime
+from ernie_export.plan.measured import CPU_PIECE, CPU_SCORES, GPU_OVERHEAD
 from ernie_export.plan.memory import Memory, memory
 from ernie_export.plan.setting import Setting
 from ernie_export.plan.weights import bytes_by_part, weight_files
@@ -70,16 +71,26 @@ def test_the_cache_grows_with_context_and_batch_and_activations_with_the_prompt(
     target: str, the_21b: ErnieConfig, int4_everywhere: Parts
 ) -> None:
     one = of(the_21b, target, int4_everywhere)
-    longer, more = (of(the_21b, target, int4_everywhere, **use) for use in ({"context": 8192}, {"batch": 3}))
-    fed = of(the_21b, target, int4_everywhere, prompt=1024)
-    assert (longer.kv_cache, more.kv_cache) == (2 * one.kv_cache, 3 * one.kv_cache)
-    assert longer.activations == one.activations < fed.activations
+    half, more = (of(the_21b, target, int4_everywhere, **use) for use in ({"context": 2048}, {"batch": 3}))
+    fed = of(the_21b, target, int4_everywhere, prompt=256)
+    assert (2 * half.kv_cache, more.kv_cache) == (one.kv_cache, 3 * one.kv_cache)
+    assert half.activations == one.activations > fed.activations
     assert fed.kv_cache == one.kv_cache and fed.weights == one.weights == more.weights
 
 
 def test_all_float_experts_are_run_at_once_on_the_cpu(the_21b: ErnieConfig) -> None:
     exact, packed = (of(the_21b, "cpu", Recipe.find(name).parts) for name in ("fp32", "int4"))
     assert exact.activations > 4 * packed.activations
+
+
+def test_a_long_prompt_is_fed_in_pieces_on_the_cpu(the_21b: ErnieConfig, int4_everywhere: Parts) -> None:
+    one, long = (of(the_21b, "cpu", int4_everywhere, prompt=prompt) for prompt in (CPU_PIECE, 4096))
+    far = of(the_21b, "cpu", int4_everywhere, context=131072)
+    assert far.activations < one.activations == long.activations < 200_000_000
+
+
+def test_pieces_are_those_of_the_engine() -> None:
+    assert (CPU_PIECE, CPU_SCORES) == (onnxruntime.PIECE, onnxruntime.SCORES)
 
 
 def test_a_dense_model_has_no_experts(int4_everywhere: Parts) -> None:
