@@ -102,21 +102,40 @@ def read_layout(graph: Path) -> list[WeightFile]:
     Raises:
         UserError: it is no ONNX graph, or its weights do not lie in files of their own, inside the bundle.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
-
     files: dict[str, list[Stored]] = {}
-    try:
-        for initializer in onnx.load_model_from_string(regular_file.read(graph)).graph.initializer:
-            path, stored = _place(initializer)
-            files.setdefault(path, []).append(stored)
-    except (DecodeError, ValueError, LookupError) as error:
-        raise UserError(f"{graph} is damaged ({error})", "Fetch or build the bundle again.") from error
+    for initializer in read_initializers(graph):
+        path, stored = place_of(initializer, graph)
+        files.setdefault(path, []).append(stored)
     return [WeightFile(path, tuple(sorted(found, key=lambda s: s.offset))) for path, found in files.items()]
 
 
+def read_initializers(graph: Path) -> list[TensorProto]:
+    """The weights of a graph on disk, without their bytes; UserError where it is no graph, or has none."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        found = list(onnx.load_model_from_string(regular_file.read(graph)).graph.initializer)
+    except DecodeError as error:
+        raise _damaged(graph, "it is no ONNX graph") from error
+    if not found:
+        raise _damaged(graph, "it has no weights")
+    return found
+
+
+def _damaged(graph: Path, why: object) -> UserError:
+    return UserError(f"{graph} is damaged ({why})", "Fetch or build the bundle again.")
+
+
+def place_of(initializer: TensorProto, graph: Path) -> tuple[str, Stored]:
+    """The file that an initializer lies in, and where; UserError where it can lie in none."""
+    try:
+        return _place(initializer)
+    except (ValueError, LookupError) as error:
+        raise _damaged(graph, error) from error
+
+
 def _place(initializer: TensorProto) -> tuple[str, Stored]:
-    """The file that an initializer lies in, and where; ValueError or KeyError where it can lie in none."""
     from onnx.helper import tensor_dtype_to_np_dtype
 
     name = initializer.name

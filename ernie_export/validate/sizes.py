@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from ernie_export.graph.weights import place_of, read_initializers
 from ernie_export.validate.report import Sizes
 
 
 def sizes(graph: Path) -> Sizes:
     """Of an ONNX graph and its weight files, and of its weights by the part of the model."""
-    import onnx
-
     files, parts = Counter({graph.name: graph.stat().st_size}), Counter[str]()
-    for tensor in onnx.load(graph, load_external_data=False).graph.initializer:
-        stored = {entry.key: entry.value for entry in tensor.external_data}
-        parts[part_of(tensor.name)] += int(stored["length"]) if stored else tensor.ByteSize()
-        if stored:
-            files[stored["location"]] = (graph.parent / stored["location"]).stat().st_size
+    for tensor in read_initializers(graph):
+        if not tensor.external_data:
+            parts[part_of(tensor.name)] += tensor.ByteSize()
+            continue
+        path, stored = place_of(tensor, graph)
+        parts[part_of(tensor.name)] += stored.nbytes
+        files[path] = (graph.parent / path).stat().st_size
     return Sizes(files=files, parts=parts)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ernie_export.errors import UserError
 from ernie_export.graph.weights import (
     Stored,
     WeightFile,
@@ -58,12 +59,22 @@ class WeightError:
 def compare_weights(
     folder: Path, graph: str, checkpoint: Checkpoint, parts: Parts, step: Step
 ) -> list[WeightError]:
-    """Every tensor of every weight file, in the graph's order; the files are mapped, a matrix at a time is read."""
+    """Every tensor of every weight file, in the graph's order; the files are mapped, a matrix at a time is read.
+
+    Raises:
+        UserError: the graph has a weight that the checkpoint has not, or that does not lie in its file.
+    """
     errors = []
     for file in read_layout(folder / graph):
         for stored in file.tensors:
             if not stored.name.endswith("scales"):
-                found = list(_compare(folder, file, stored, checkpoint, parts))
+                try:
+                    found = list(_compare(folder, file, stored, checkpoint, parts))
+                except (LookupError, ValueError) as error:
+                    raise UserError(
+                        f"{stored.name} in {folder / file.path} is no weight of this checkpoint ({error})",
+                        "Check the bundle with `ernie-export verify`; if it is whole, build it again.",
+                    ) from error
                 errors.append(max(found, key=_badness))
                 step.advance(stored.nbytes)
     return errors

@@ -219,6 +219,18 @@ def _(place: Place) -> Arguments:
     return [SAY[0], folder, *SAY[1:]]
 
 
+@ENGINES.add("validated with a graph of no weights")
+def _(place: Place) -> Arguments:
+    return with_file(place, "model.onnx", b"xx", "validate")
+
+
+@ENGINES.add("validated with a weight of another name")
+def _(place: Place) -> Arguments:
+    graph = (place.bundle_source() / "model.onnx").read_bytes()
+    changed = graph.replace(b"layers.0.input_norm.weight", b"layers.0.input_nose.weight")
+    return with_file(place, "model.onnx", changed, "validate")
+
+
 @ENGINES.add("a weight file missing", 1)
 def _(place: Place) -> Arguments:
     folder = place.bundle()

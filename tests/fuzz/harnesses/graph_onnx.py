@@ -42,6 +42,7 @@ def _stored(name: str, kind: int, shape: list[int], location: str, offset: int) 
 def parse(data: bytes, folder: Path) -> None:
     (folder / "model.onnx").write_bytes(data)
     files = read_layout(folder / "model.onnx")
+    assert files
     root = folder.resolve()
     for file in files:
         assert (folder / file.path).resolve().is_relative_to(root) and (folder / file.path) != folder
