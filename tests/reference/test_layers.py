@@ -252,3 +252,13 @@ def test_a_small_model_runs_on_one_thread(reference: LayeredReference) -> None:
         layer.run(reference.embed(IDS))
     assert seen == [1]
     assert torch.get_num_threads() == 2
+
+
+def test_nothing_is_printed(moe: tuple[Any, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    capfd.readouterr()
+    stepped(LayeredReference(Checkpoint.open(moe[1])), IDS)
+    assert capfd.readouterr() == ("", "")
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
