@@ -2,26 +2,23 @@
 
     checkpoint → graph → weights → engine → validate → bundle
 
-A build works in `.NAME.partial` beside its output.  Each stage writes a file beside its final name,
-syncs it and renames it in place; `journal.json` then notes the file with the digest of everything
-it was made from (its key).  A killed build therefore goes on at the last finished file, and a file
-whose inputs changed is made anew.  The finished folder is sealed by a manifest and renamed in place.
+A build works in `.NAME.partial` beside its output (partial.py), so that a killed one goes on where it
+stopped.  The finished folder is sealed by a manifest and renamed in place.
 """
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
 import shutil
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from ernie_export import atomic, lock
+from ernie_export import lock
 from ernie_export.bits import choose
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.write import publish, seal
@@ -30,9 +27,10 @@ from ernie_export.checkpoint.layout import EMBEDDING, layer_of, part_of
 from ernie_export.engine import genai
 from ernie_export.engine.interface import EngineInfo
 from ernie_export.errors import UserError, WorkError
-from ernie_export.progress import Progress, Silent, Step
-from ernie_export.readable import size
+from ernie_export.partial import Made, Work, digest_of, put
+from ernie_export.progress import Progress, Silent
 from ernie_export.recipe import PARTS, layers_of
+from ernie_export.streaming import prepare, write_weights
 from ernie_export.validate import environment, gates
 from ernie_export.validate.report import Claim, Report
 from ernie_export.validate.run import validate
@@ -69,8 +67,9 @@ def build(
     output: Path,
     replace: bool = False,
     progress: Progress | None = None,
+    tell: Callable[[str], None] = lambda _message: None,
 ) -> BuildResult:
-    """Make the bundle `output`, or find that it is there already.
+    """Make the bundle `output`, or find that it is there already. `tell` hears of an earlier build's work.
 
     A build whose gates fail leaves no bundle: its report is written to `NAME.report.json` beside the
     output, and the work stays for the next try.
@@ -102,8 +101,9 @@ def build(
     require_fit(checkpoint, recipe)
     require_tokenizer(checkpoint)
     partial.mkdir(parents=True, exist_ok=True)
-    with lock.held(partial):
+    with lock.held(partial), told_when_full(partial):
         work = Work(partial, progress)
+        prepare(work, checkpoint, recipe.parts, context_of(checkpoint, recipe), tell)
         write_graph(work, checkpoint, recipe, target)
         write_weights(work, checkpoint, recipe)
         write_texts(work, checkpoint, recipe, target)
@@ -112,6 +112,20 @@ def build(
         if result.verdict == "passed":
             shutil.rmtree(partial)
         return result
+
+
+@contextmanager
+def told_when_full(partial: Path) -> Iterator[None]:
+    """A disk that fills on the way is told in words of the build."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise WorkError(
+            f"the disk of {partial} is full",
+            "Free some space and run the same again: it goes on at the last finished file.",
+        ) from error
 
 
 def require_replaceable(output: Path) -> None:
@@ -188,78 +202,10 @@ def context_of(checkpoint: Checkpoint, recipe: Recipe) -> int:
     return recipe.context or promised
 
 
-class Work:
-    """A partial build: its folder, and what its journal says is finished."""
-
-    def __init__(self, partial: Path, progress: Progress):
-        self.folder = partial / "bundle"
-        self.folder.mkdir(exist_ok=True)
-        self.progress = progress
-        self.digests: dict[str, str] = {}
-        """SHA-256 by path of every file of this build."""
-        self._journal = partial / "journal.json"
-        self._lock = threading.Lock()
-        self._done = read_journal(self._journal)
-
-    def make(self, path: str, key: str, writer: Callable[[Path], str]) -> None:
-        """Make one file with `writer` (which syncs it and returns its SHA-256), unless it is there with this key."""
-        done, final = self._done.get(path), self.folder / path
-        if not (done and done["key"] == key and final.is_file() and final.stat().st_size == done["size"]):
-            final.parent.mkdir(exist_ok=True)
-            beside = final.with_name(f".{final.name}.part")
-            sha256 = writer(beside)
-            os.rename(beside, final)
-            atomic.sync(final.parent)
-            done = {"key": key, "sha256": sha256, "size": final.stat().st_size}
-            with self._lock:
-                self._done[path] = done
-                atomic.write(self._journal, json.dumps(self._done, indent=1, sort_keys=True).encode())
-        self.digests[path] = done["sha256"]
-
-    def make_bytes(self, path: str, data: bytes) -> None:
-        """Make a small file; its content is its own key."""
-        sha256 = hashlib.sha256(data).hexdigest()
-        self.make(path, sha256, lambda beside: put(beside, data))
-
-    def leave_only_what_was_made(self) -> None:
-        """Remove what an earlier try with another recipe left in the folder."""
-        for path in self.folder.rglob("*"):
-            if path.is_file() and path.relative_to(self.folder).as_posix() not in self.digests:
-                path.unlink()
-
-
-def read_journal(path: Path) -> dict[str, dict[str, Any]]:
-    """What a journal says is finished; nothing where it is missing or damaged, so that all is made anew."""
-    try:
-        done = json.loads(path.read_bytes())
-        whole = all(
-            [type(entry[key]) for key in ("key", "sha256", "size")] == [str, str, int]
-            for entry in done.values()
-        )
-    except (FileNotFoundError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return {}
-    return done if whole else {}
-
-
-def put(path: Path, data: bytes) -> str:
-    """Write and sync a file; return its SHA-256."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return hashlib.sha256(data).hexdigest()
-
-
-def key_of(*inputs: Any) -> str:
-    """The digest of everything a file is made from, the versions of the software included."""
-    text = json.dumps([*inputs, environment.software()], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def write_graph(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Target) -> None:
     config, context = checkpoint.config, context_of(checkpoint, recipe)
 
-    def writer(beside: Path) -> str:
+    def writer(beside: Path) -> Made:
         from ernie_export.graph import onnxruntime, trace, write
 
         with work.progress.step("Trace the graph"):
@@ -268,50 +214,12 @@ def write_graph(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
             proto = write.assemble(model, files, target.bodies, onnxruntime.SHIPPED_ACCURACY_LEVEL)
             return put(beside, write.serialize(proto))
 
-    parts = recipe.parts.model_dump(mode="json")
-    work.make(GRAPH, key_of(config.model_dump(mode="json"), parts, context, target.bodies), writer)
-
-
-def write_weights(work: Work, checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """Quantize and write the weight files, as many at once as there are cores."""
-    from ernie_export.graph import weights
-
-    files = weights.read_layout(work.folder / GRAPH)
-    identity, parts = checkpoint.identity(), recipe.parts.model_dump(mode="json")
-
-    def make(file: weights.WeightFile, step: Step) -> None:
-        def writer(beside: Path) -> str:
-            sha256 = weights.write(file, checkpoint, recipe.parts, beside, step.advance)
-            for name in weights.sources_of(file, checkpoint):
-                checkpoint.digest(name)  # its pages are in memory now, and the fingerprint needs it later
-            return sha256
-
-        work.make(file.path, key_of(identity, repr(file), parts), writer)
-
-    total = sum(file.size for file in files)
-    check_space(work.folder, total)
-    with (
-        work.progress.step("Quantize and write", total, "B") as step,
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-    ):
-        futures = [pool.submit(make, file, step) for file in files]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def check_space(folder: Path, wanted: int) -> None:
-    """Say before the work that it will not fit; what a partial build wrote already counts as room."""
-    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    free = shutil.disk_usage(folder).free + there
-    if free < wanted:
-        raise WorkError(
-            f"the weights need {size(wanted)}, {folder} has room for {size(free)}",
-            "Free some space or name an --output on another disk; the build goes on where it stopped.",
-        )
+    made_from = {
+        "config": digest_of(config.model_dump(mode="json")),
+        "recipe": digest_of(recipe.parts.model_dump(mode="json"), context),
+        "target": target.bodies,
+    }
+    work.make(GRAPH, made_from, writer)
 
 
 def write_texts(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Target) -> None:

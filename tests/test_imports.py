@@ -33,6 +33,8 @@ ROAD = [
     {"bench"},
     {"distribute"},
     {"device"},
+    {"partial"},
+    {"streaming"},
     {"pipeline", "doctor"},
     {"cli"},
     {"__main__"},

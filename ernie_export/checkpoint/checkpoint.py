@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +20,7 @@ from ernie_export.checkpoint.matching import match
 from ernie_export.checkpoint.safetensors import TensorFile, TensorInfo
 from ernie_export.checkpoint.shards import INDEX, SINGLE, Shards, gather, locate
 from ernie_export.errors import UserError
-from ernie_export.progress import Progress, Step
+from ernie_export.progress import Progress
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -47,7 +50,9 @@ class Checkpoint:
         self.config = config
         self._shards = shards
         looked_at = time.time_ns()
-        self._opened_as = self.identity()
+        self.opened_as = self.identity()
+        """What `identity` was then."""
+        self._stamps = {path: _stamp(path) for path in shards.paths}
         self._settled = all(file.stat().st_mtime_ns < looked_at - CLOCK_TICK_NS for file in shards.paths)
         self._files = {shard: TensorFile(shard) for shard in shards.paths}
         matched = match(config, gather(list(self._files.values()), shards), path)
@@ -60,7 +65,7 @@ class Checkpoint:
         if matched.tied_head:
             self._check_tied(matched.tied_head)
             self.notes.append(f"{HEAD} is ignored: the head is tied, and it equals the embedding")
-        self.digests = fingerprints.recall(self._opened_as, self.tensors)
+        self.digests = fingerprints.recall(self.opened_as, self.tensors)
         self._remembered = bool(self.digests)
 
     @classmethod
@@ -84,13 +89,19 @@ class Checkpoint:
         """The weights of one expert of a MoE layer."""
         prefix = f"model.layers.{layer}.mlp.experts"
         if f"{prefix}.gate_up_proj" not in self.tensors:
-            gate, up, down = (
-                self.array(f"{prefix}.{expert}.{n}_proj.weight") for n in ("gate", "up", "down")
-            )
+            gate, up, down = map(self.array, self.expert_sources(layer, expert, ("gate", "up", "down")))
             return ExpertWeights(gate, up, down)
         gate_up = self.array(f"{prefix}.gate_up_proj")[expert]
         inner = self.config.moe_intermediate_size
         return ExpertWeights(gate_up[:inner], gate_up[inner:], self.array(f"{prefix}.down_proj")[expert])
+
+    def expert_sources(self, layer: int, expert: int, kinds: Sequence[str]) -> list[str]:
+        """The names of the tensors that hold an expert's matrices of these kinds ("gate", "up", "down")."""
+        prefix = f"model.layers.{layer}.mlp.experts"
+        if f"{prefix}.gate_up_proj" not in self.tensors:
+            return [f"{prefix}.{expert}.{kind}_proj.weight" for kind in kinds]
+        merged = {"gate": "gate_up", "up": "gate_up", "down": "down"}
+        return [f"{prefix}.{kind}_proj" for kind in dict.fromkeys(merged[kind] for kind in kinds)]
 
     def sources(self, prefix: str) -> list[str]:
         """The names of the tensors below a prefix ("model.layers.3", "model.layers.3.mlp.experts")."""
@@ -114,18 +125,18 @@ class Checkpoint:
 
     def digest(self, name: str) -> str:
         """Hex SHA-256 of a tensor's bytes; read once, then remembered in `digests`."""
-        return self._digest(name, None)
-
-    def _digest(self, name: str, step: Step | None) -> str:
         if name not in self.digests:
-            info = self.tensors[name]
             state = hashlib.sha256()
-            for piece in self._files[info.path].pieces(info.name):
+            for piece in self._files[self.tensors[name].path].pieces(self.tensors[name].name):
                 state.update(piece)
-                if step:
-                    step.advance(len(piece))
             self.digests[name] = state.hexdigest()
         return self.digests[name]
+
+    def require_unchanged(self) -> None:
+        """UserError names a weight file that is no longer what was opened. Cheap: nothing is read."""
+        for path, opened in self._stamps.items():
+            if _stamp(path) != opened:
+                raise _changed(path)
 
     def fingerprint(self, progress: Progress) -> str:
         """Hex SHA-256 over name, type, shape and digest of every tensor and the bytes of config.json.
@@ -134,19 +145,25 @@ class Checkpoint:
         """
         left = [name for name in self.tensors if name not in self.digests]
         if left:
-            with progress.step("Fingerprint", sum(self.tensors[name].nbytes for name in left), "B") as step:
-                for name in left:
-                    self._digest(name, step)
+            with (
+                progress.step("Fingerprint", sum(self.tensors[name].nbytes for name in left), "B") as step,
+                ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+            ):
+                try:
+                    for name, _ in zip(left, pool.map(self.digest, left), strict=True):
+                        step.advance(self.tensors[name].nbytes)
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
         rows = [
             [name, info.dtype, info.shape, self.digests[name]] for name, info in sorted(self.tensors.items())
         ]
         fingerprint = hashlib.sha256(json.dumps(rows).encode() + self._config_bytes()).hexdigest()
-        if self.identity() != self._opened_as:
-            raise UserError(
-                f"{self.path} changed while it was read", "Let nothing write to it, and start again"
-            )
+        self.require_unchanged()
+        if self.identity() != self.opened_as:
+            raise _changed(self.path)
         if self._settled and not self._remembered:
-            fingerprints.remember(self._opened_as, self.digests)
+            fingerprints.remember(self.opened_as, self.digests)
             self._remembered = True
         return fingerprint
 
@@ -168,10 +185,20 @@ class Checkpoint:
             )
 
 
-def _look(path: Path) -> list[str | int]:
-    """What tells without reading that a file is still the same; a missing one looks like none."""
+def _changed(path: Path) -> UserError:
+    return UserError(f"{path} changed while it was read", "Let nothing write to it, and start again")
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Size, time of writing and inode; of a missing file nothing."""
     try:
         status = path.stat()
     except OSError:
-        return [str(path)]
-    return [str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino]
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _look(path: Path) -> list[str | int]:
+    """What tells without reading that a file is still the same; a missing one looks like none."""
+    stamp = _stamp(path)
+    return [str(path.resolve() if stamp else path), *stamp]

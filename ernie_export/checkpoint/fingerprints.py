@@ -43,7 +43,8 @@ def remember(identity: str, digests: dict[str, str]) -> None:
     path = _file(identity)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write(path, json.dumps({"digests": digests, "sha256": _sha256(digests)}).encode())
+        whole = {"digests": digests, "sha256": _sha256(digests)}
+        atomic.write(path, json.dumps(whole, sort_keys=True).encode())  # whichever thread made which first
 
 
 def _sha256(digests: dict[str, str]) -> str:

@@ -78,7 +78,7 @@ def synthesize(
     config = _of_depth(published, layers or published.num_hidden_layers, like)
     tensors = tensor_shapes(config)
     if not sparse:
-        _check_disk(output.parent, sum(map(_nbytes, tensors, tensors.values())))
+        _check_disk(output.parent, size_of(config))
     partial = output.parent / f".{output.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
     with lock.held(partial):
@@ -100,6 +100,12 @@ def synthesize(
         (partial / lock.FILE).unlink()
         os.rename(partial, output)
         atomic.sync(output.parent)
+
+
+def size_of(config: ErnieConfig) -> int:
+    """Bytes of the weights of a checkpoint of this shape."""
+    tensors = tensor_shapes(config)
+    return sum(map(_nbytes, tensors, tensors.values()))
 
 
 def _of_depth(published: ErnieConfig, layers: int, like: str) -> ErnieConfig:

@@ -1,4 +1,4 @@
-"""Progress bars with the time left, for work that takes more than two seconds."""
+"""Progress bars with rate and time left, for work that takes more than two seconds."""
 
 from __future__ import annotations
 
@@ -67,6 +67,10 @@ def _columns(console: Console) -> RichProgress:
         def render(self, task: Task) -> Text:
             return Text(amount(task.completed, task.total, task.fields["unit"]), "dim")
 
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(rate(task.speed, task.fields["unit"]), "dim")
+
     class Left(ProgressColumn):
         max_refresh = 0.5
 
@@ -75,7 +79,9 @@ def _columns(console: Console) -> RichProgress:
 
     bar = BarColumn(bar_width=30)
     title = TextColumn("{task.description}", markup=False)
-    return RichProgress(SpinnerColumn(), title, bar, Amount(), Left(), console=console, transient=True)
+    return RichProgress(
+        SpinnerColumn(), title, bar, Amount(), Rate(), Left(), console=console, transient=True
+    )
 
 
 def amount(done: float, total: float | None, unit: str) -> str:
@@ -86,6 +92,11 @@ def amount(done: float, total: float | None, unit: str) -> str:
     if unit in BYTES:
         return " / ".join(map(size, numbers))
     return " / ".join(f"{number:,.0f}" for number in numbers) + f" {unit}".rstrip()
+
+
+def rate(speed: float | None, unit: str) -> str:
+    """`0.62 GB/s` of bytes; of other things the time left says enough."""
+    return f"{size(speed)}/s" if speed and unit in BYTES else ""
 
 
 def time_left(left: float | None, elapsed: float | None) -> str:

@@ -58,7 +58,7 @@ def build(
     from ernie_export import pipeline
 
     with terminal.progress() as progress:
-        result = pipeline.build(folder_of(checkpoint), purpose, how, output, replace, progress)
+        result = pipeline.build(folder_of(checkpoint), purpose, how, output, replace, progress, terminal.say)
     report = result.report_data
     if json:
         _emit(result)

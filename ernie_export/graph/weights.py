@@ -1,4 +1,4 @@
-"""The weight files: where each initializer of the graph lies, and how its bytes come from the checkpoint.
+"""The weight files: where each initializer of the graph lies, and where its values come from in the checkpoint.
 
 A file per decoder layer, and one each for embedding, head (with the final norm) and RoPE tables, so
 that two versions of a model share the files that are the same.
@@ -6,19 +6,16 @@ that two versions of a model share the files that are the same.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ernie_export import regular_file
 from ernie_export.errors import UserError
-from ernie_export.quantize.formats import NotFinite, Packed, quantize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,56 +151,6 @@ def _place(initializer: TensorProto) -> tuple[str, Stored]:
     return place["location"], stored
 
 
-def write(
-    file: WeightFile, checkpoint: Checkpoint, parts: Parts, target: Path, advance: Callable[[int], None]
-) -> str:
-    """Quantize and write one file; return its SHA-256. `advance` gets the bytes written.
-
-    Raises:
-        UserError: a weight is NaN or infinite, or too large for its format.
-    """
-    places = {stored.name: stored for stored in file.tensors}
-    with target.open("wb") as stream:
-        for stored in file.tensors:
-            if not stored.name.endswith("scales"):
-                write_weight(stream, stored, places, checkpoint, parts)
-                advance(stored.nbytes)
-        stream.truncate(file.size)
-        stream.flush()
-        os.fsync(stream.fileno())
-    with target.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_weight(
-    stream: BinaryIO, stored: Stored, places: Mapping[str, Stored], checkpoint: Checkpoint, parts: Parts
-) -> None:
-    """Write one tensor, and its scales if it has some."""
-    form = form_of(stored.name, parts)
-    if form is None:
-        put(stream, stored.offset, plain(stored, checkpoint).astype(stored.dtype, copy=False))
-        return
-    scales = places.get(scales_of(stored.name))
-    at, scales_at = stored.offset, scales.offset if scales else 0
-    for source, matrix in matrices(stored.name, checkpoint):
-        try:
-            packed: Packed = quantize(matrix, form)
-        except NotFinite as error:
-            raise UserError(
-                f"{source} holds NaN, infinity or a number too large for {form.format}",
-                "Fetch the checkpoint again, or store that part in fp32.",
-            ) from error
-        at = put(stream, at, packed.data)
-        if packed.scales is not None:
-            scales_at = put(stream, scales_at, packed.scales)
-
-
-def put(stream: BinaryIO, offset: int, array: Array) -> int:
-    stream.seek(offset)
-    stream.write(np.ascontiguousarray(array).data)
-    return offset + array.nbytes
-
-
 def scales_of(name: str) -> str:
     return f"{name.removesuffix('weight')}scales" if name.endswith(".weight") else f"{name}_scales"
 
@@ -232,7 +179,10 @@ def sources_of(file: WeightFile, checkpoint: Checkpoint) -> list[str]:
     stem = Path(file.path).stem
     if stem.startswith("layer-"):
         return checkpoint.sources(f"model.layers.{int(stem.removeprefix('layer-'))}")
-    return [source_of(stored.name, checkpoint) for stored in file.tensors if stem in ("embedding", "head")]
+    if stem not in ("embedding", "head"):
+        return []
+    named = [stored.name for stored in file.tensors if not stored.name.endswith("scales")]
+    return [source_of(name, checkpoint) for name in named]
 
 
 def source_of(name: str, checkpoint: Checkpoint) -> str:
@@ -269,20 +219,35 @@ def rope_table(stored: Stored, checkpoint: Checkpoint) -> Array:
     return (np.cos if stored.name == "rope.cos" else np.sin)(angles)
 
 
+def matrix_sources(name: str, checkpoint: Checkpoint) -> Iterator[tuple[int | None, list[str]]]:
+    """What one initializer is made of, one after the other: the number of the expert, or None where it is no
+    stack of experts, and the names of the tensors in the checkpoint that it is read from."""
+    if name.startswith("rope."):
+        yield None, []
+    elif ".experts." not in name:
+        yield None, [source_of(name, checkpoint)]
+    else:
+        layer, kinds = int(name.split(".")[1]), ("down",) if name.endswith(".down") else ("gate", "up")
+        for expert in range(checkpoint.config.moe_num_experts):
+            yield expert, checkpoint.expert_sources(layer, expert, kinds)
+
+
+def expert_matrix(name: str, expert: int, checkpoint: Checkpoint) -> tuple[str, Array]:
+    """What it is for a person, and [N, K]: gate and up have their rows interleaved."""
+    layer = int(name.split(".")[1])
+    weights, source = checkpoint.expert(layer, expert), f"expert {expert} of layer {layer}"
+    if name.endswith(".down"):
+        return source, weights.down
+    width, hidden = weights.gate.shape
+    both = np.empty((width, 2, hidden), weights.gate.dtype)
+    both[:, 0], both[:, 1] = weights.gate, weights.up
+    return source, both.reshape(2 * width, hidden)
+
+
 def matrices(name: str, checkpoint: Checkpoint) -> Iterator[tuple[str, Array]]:
     """(name in the checkpoint, [N, K]) of what one initializer is made of: one matrix, or one per expert."""
-    if ".experts." not in name:
-        source = source_of(name, checkpoint)
-        yield source, checkpoint.array(source)
-        return
-    layer = int(name.split(".")[1])
-    for expert in range(checkpoint.config.moe_num_experts):
-        weights = checkpoint.expert(layer, expert)
-        source = f"expert {expert} of layer {layer}"
-        if name.endswith(".down"):
-            yield source, weights.down
-            continue
-        width, hidden = weights.gate.shape
-        both = np.empty((width, 2, hidden), weights.gate.dtype)
-        both[:, 0], both[:, 1] = weights.gate, weights.up
-        yield source, both.reshape(2 * width, hidden)
+    for expert, sources in matrix_sources(name, checkpoint):
+        if expert is None:
+            yield sources[0], checkpoint.array(sources[0])
+        else:
+            yield expert_matrix(name, expert, checkpoint)

@@ -50,10 +50,10 @@ CACHE_BYTES = {"onnxruntime-cpu": 4, "tensorrt": 2}
 
 #: Tracing the graph, and for each layer.
 TRACE, TRACE_LAYER = 295 * MIB, 2 * MIB
-#: What a thread of the weight writer needs beside its matrix.
-PIECES = 20 * MIB
-#: Bytes of a float weight while it is packed, beside its stored form: to see that each is finite.
-FINITE = 1
+#: The weight writer: its compiled code, and for each thread the pieces that it works on.
+WRITER, PIECES = 30 * MIB, 20 * MIB
+#: Bytes of a weight as published.
+BF16 = 2
 
 # Validation of 8 windows of 512 tokens, on layers of the true size of the 21B
 # (benchmarks/full_size_validation.py).

@@ -25,6 +25,12 @@ def _(place: Place) -> Arguments:
     return place.build(embedded.folder())
 
 
+@MACHINE.add("a disk that fills half-way", 1, leaves_partial=True, under=("small disk", "6100k"))
+def _(place: Place) -> Arguments:
+    place.output.parent.mkdir()
+    return place.build(embedded.folder())
+
+
 @MACHINE.add("a limit of file size", 1, leaves_partial=True, under=("prlimit", "--fsize=500000"))
 def _(place: Place) -> Arguments:
     return place.build(embedded.folder())

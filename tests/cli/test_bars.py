@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from ernie_export.cli import bars as module
-from ernie_export.cli.bars import amount, bars, time_left
+from ernie_export.cli.bars import amount, bars, rate, time_left
 
 
 @pytest.fixture
@@ -95,6 +95,11 @@ def test_the_bars_are_gone_when_an_error_is_told(console: Console, monkeypatch: 
 )
 def test_amount(done: float, total: float | None, unit: str, text: str) -> None:
     assert amount(done, total, unit) == text
+
+
+def test_rate_is_told_of_bytes() -> None:
+    assert rate(0.62e9, "B") == "620 MB/s"
+    assert rate(3, "layers") == rate(None, "B") == ""
 
 
 def test_time_left() -> None:

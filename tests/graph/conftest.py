@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from ernie_export.checkpoint.checkpoint import Checkpoint
-from ernie_export.graph import trace, weights, write
+from ernie_export.graph import trace, weight_writer, weights, write
 from ernie_export.recipe import Recipe
 
 CONTEXT = 512
@@ -32,7 +33,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, nano: Path) -> Exported:
             proto = write.assemble(model, files, bodies, accuracy_level)
             (folder / write.FILE).write_bytes(write.serialize(proto))
             for file in files:
-                weights.write(file, checkpoint, parts, folder / file.path, lambda _count: None)
+                weight_writer.write(file, checkpoint, parts, folder / file.path, ThreadPoolExecutor(1))
             made[key] = folder
         return made[key]
 

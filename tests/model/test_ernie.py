@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from ernie_export.checkpoint.checkpoint import Checkpoint
-from ernie_export.graph import weights
+from ernie_export.graph import weight_writer, weights
 from ernie_export.model.ernie import Ernie
 from ernie_export.recipe import PartFormat, Parts, Recipe
 from ernie_export.reference.transformers_model import Reference
@@ -27,7 +28,7 @@ def loaded(checkpoint: Checkpoint, parts: Parts, tmp_path: Path) -> Ernie:
     state = {}
     for file in weights.layout(shapes):
         path = tmp_path / Path(file.path).name
-        weights.write(file, checkpoint, parts, path, lambda _count: None)
+        weight_writer.write(file, checkpoint, parts, path, ThreadPoolExecutor(1))
         for stored in file.tensors:
             array = np.memmap(path, stored.dtype, "r", stored.offset, stored.shape)
             state[stored.name] = torch.from_numpy(np.array(array))

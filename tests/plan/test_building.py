@@ -3,16 +3,16 @@ from __future__ import annotations
 import pytest
 
 from ernie_export.checkpoint.config import ErnieConfig
-from ernie_export.plan.building import Building, building, packed
+from ernie_export.plan.building import Building, building
 from ernie_export.plan.memory import memory
 from ernie_export.plan.setting import Setting
-from ernie_export.recipe import PartFormat, Recipe
+from ernie_export.recipe import Recipe
 from ernie_export.target import Target
 
 
 def of(config: ErnieConfig, recipe: str = "int4", threads: int | None = None) -> Building:
     setting = Setting(parts=Recipe.find(recipe).parts, context=2048, batch=1, prompt=512)
-    return building(config, setting, memory(config, Target.find("cpu"), setting), 5, threads)
+    return building(config, memory(config, Target.find("cpu"), setting), 5, threads)
 
 
 def layers(config: ErnieConfig, count: int) -> ErnieConfig:
@@ -33,15 +33,9 @@ def test_tracing_and_writing_do_not_grow_with_the_layers(the_21b: ErnieConfig) -
     assert few.validation < all_.validation
 
 
-def test_each_thread_of_the_writer_holds_a_matrix(the_21b: ErnieConfig) -> None:
+def test_each_thread_of_the_writer_holds_the_gate_and_up_of_an_expert(the_21b: ErnieConfig) -> None:
     one, two = (of(the_21b, "int4", threads) for threads in (1, 2))
-    embedding = 103424 * 2560
-    assert embedding < two.weights - one.weights < 2 * embedding
+    pair = 2 * 1536 * 2560 * 2
+    assert pair < two.weights - one.weights < 3 * pair
     assert of(the_21b).weights >= one.weights
-
-
-def test_a_float_matrix_is_looked_through_while_it_is_packed() -> None:
-    assert packed(PartFormat(format="fp16"), 1000) == 3000
-    assert packed(PartFormat(format="fp32"), 1000) == 5000
-    assert packed(PartFormat(format="int8", block_size=32), 1000) == 1000
-    assert packed(PartFormat(format="int4", block_size=32), 1000) == 500
+    assert of(the_21b, "fp32", 2).weights == two.weights

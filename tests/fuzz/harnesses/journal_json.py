@@ -7,18 +7,25 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ernie_export.pipeline import Work
+from ernie_export.partial import Work, digest_of
 from ernie_export.progress import Silent
+from ernie_export.validate.environment import software
 
 JSON = True
-TOKENS = (b'"key":', b'"sha256":', b'"size":', b"recipe.toml")
+TOKENS = (b'"made_from":', b'"sources":', b'"sha256":', b'"size":', b"recipe.toml")
 CONTENT = b"a recipe"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def seeds() -> Iterator[bytes]:
-    yield json.dumps({"recipe.toml": {"key": SHA256, "sha256": SHA256, "size": len(CONTENT)}}).encode()
+    yield journal(content=SHA256)
+    yield journal(content=SHA256, software=digest_of(software()))
     yield b"{}"
+
+
+def journal(**made_from: str) -> bytes:
+    entry = {"made_from": made_from, "sha256": SHA256, "size": len(CONTENT), "sources": {}}
+    return json.dumps({"recipe.toml": entry}).encode()
 
 
 def parse(data: bytes, folder: Path) -> None:
