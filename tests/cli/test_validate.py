@@ -66,11 +66,14 @@ def test_validate_judges_by_the_recipe_of_the_bundle(
     elsewhere = shutil.copytree(embedded.folder(), sealed.with_name(f"{sealed.name}-copy"))
     run("validate", sealed, "--against", elsewhere)
     assert asked[-1][1] == elsewhere
+    run("validate", sealed, "--way", "layers", "--keep", elsewhere / "kept")
+    assert asked[-1][-2:] == ("layers", elsewhere / "kept")
+    assert run("validate", sealed, "--way", "sideways").code == 2
 
     config = json.loads((elsewhere / "config.json").read_text())
     (elsewhere / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-6}))
     ran = run("validate", sealed, "--against", elsewhere)
-    assert ran.code == 2 and "was not built from" in ran.err and len(asked) == 2
+    assert ran.code == 2 and "was not built from" in ran.err and len(asked) == 3
 
 
 @pytest.mark.parametrize("command", ["validate", "verify"])
