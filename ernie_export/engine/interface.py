@@ -61,7 +61,10 @@ class EngineInfo(BaseModel):
             ) from error
         except ValidationError as error:
             first = error.errors()[0]
-            where = ": ".join([".".join(map(str, first["loc"]))] * bool(first["loc"]) + [first["msg"]])
+            where = ": ".join(
+                [".".join(map(str, first["loc"]))] * bool(first["loc"])
+                + [first["msg"].removeprefix("Value error, ")]
+            )
             raise UserError(
                 f"{folder / cls.FILE} is damaged: {where}",
                 "Fetch or build the bundle again.",

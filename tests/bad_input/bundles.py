@@ -189,7 +189,7 @@ ENGINE_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("layers below zero", {"num_layers": -1}),
     ("a key misspelt", {"vocab_sise": 5}),
     ("no max_context", {"max_context": None}),
-    ("one layer less than the graph has", {"num_layers": 5}),
+    ("one layer less than the graph has", {"num_layers": 5, "moe_layers": [1, 2, 3, 4]}),
     ("one layer more than the graph has", {"num_layers": 7}),
     ("another head width than the graph's", {"head_dim": 64}),
     ("a smaller vocabulary than the graph's", {"vocab_size": 96}),
