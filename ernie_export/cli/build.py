@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ernie_export.cli.inspect import CheckpointFolder, Json, folder_of
-from ernie_export.cli.report_table import failed_gates, refusal, report_table, verdict
+from ernie_export.cli.report_table import failed_gates, refusal, show_report, verdict
 from ernie_export.cli.terminal import facts, terminal
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def build(
     if json:
         _emit(result)
     else:
-        terminal.show(report_table(report))
+        show_report(report)
         terminal.show("")
         terminal.show(facts(_rows(result)))
     if result.verdict == "failed":

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ernie_export.cli.report_table import report_table
-from ernie_export.cli.terminal import terminal
+from ernie_export.cli.report_table import show_report
 from ernie_export.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def report(
     found = _read(source)
     built = Manifest.read(source).claims if source.is_dir() else ()
     forms.write(found, built)
-    terminal.show(report_table(found))
+    show_report(found)
 
 
 def _read(path: Path) -> Report:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ernie_export.cli.terminal import coloured, table
+from ernie_export.cli.terminal import coloured, facts, table, terminal
 from ernie_export.errors import WorkError
 
 if TYPE_CHECKING:
@@ -20,6 +20,14 @@ def report_table(report: Report) -> RenderableType:
         for row in report.summary_rows()
     ]
     return table(("measured", "", "must be", ""), rows, right=(1,))
+
+
+def show_report(report: Report) -> None:
+    """The table, and what else there is to know."""
+    terminal.show(report_table(report))
+    if report.notes:
+        terminal.show("")
+        terminal.show(facts(("note", note) for note in report.notes))
 
 
 def baseline_table(baseline: BaselineReport) -> RenderableType:
@@ -53,6 +61,8 @@ def refusal(report: Report, remedy: str) -> WorkError:
     causes = []
     if failed:
         causes.append(f"{len(failed)} of {len(report.gates)} gates failed ({', '.join(failed)})")
+    if report.fault:
+        causes.append(f"the fault begins at {report.fault}")
     if fallen:
         causes.append(f"{', '.join(fallen)} fell further below the baseline than is allowed")
     if not failed:

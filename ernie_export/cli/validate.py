@@ -9,7 +9,7 @@ import typer
 
 from ernie_export.cli.inspect import Json, folder_of
 from ernie_export.cli.report import Compare, Forms, HtmlFile, JunitFile
-from ernie_export.cli.report_table import baseline_table, refusal, report_table
+from ernie_export.cli.report_table import baseline_table, refusal, show_report
 from ernie_export.cli.terminal import table, terminal
 from ernie_export.errors import UserError, WorkError
 from ernie_export.readable import size
@@ -88,7 +88,7 @@ def validate(
     if json:
         terminal.emit(report)
     else:
-        terminal.show(report_table(report))
+        show_report(report)
         if report.baseline:
             terminal.show("")
             terminal.show(baseline_table(report.baseline))

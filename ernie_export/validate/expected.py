@@ -38,36 +38,42 @@ INPUTS = {
 }
 
 
-def expected(folder: Path, graph: str, parts: Parts, ids: Array, reference: States) -> dict[str, Array]:
+def expected(
+    folder: Path, graph: str, parts: Parts, ids: Array, reference: States
+) -> tuple[dict[str, Array], dict[str, float]]:
     """The reference's values [S, …], those behind a stored matrix computed anew from its own inputs.
 
     `reference` may hold a part of them: whole layers, each with what it reads.
+    Beside them, by the name of an MLP, how far its inner values silu(gate)·up reach from zero: no
+    operator of the graph ends there, but what computes in fp16 overflows there first.
     """
-    result = dict(reference)
+    result, inner = dict(reference), dict[str, float]()
     weights = _matrices(folder, graph, parts)
     for name, matrices in weights.items():
         module = name.removesuffix(".weight")
-        layer, _, inner = module.removeprefix("layers.").partition(".")
+        layer, _, inside = module.removeprefix("layers.").partition(".")
         prefix = f"layers.{layer}."
         if module == "embedding":
             if "embedding.output" in reference:
                 result["embedding.output"] = next(matrices())[ids]
             if "head.weight" not in weights and "logits" in reference:
                 result["logits"] = reference["norm.output"] @ next(matrices()).T
-        elif (f"{prefix}input_norm.output" if inner else "logits") not in reference:
+        elif (f"{prefix}input_norm.output" if inside else "logits") not in reference:
             continue
         elif module == "head":
             result["logits"] = reference["norm.output"] @ next(matrices()).T
-        elif inner == "experts.gate_up":
+        elif inside == "experts.gate_up":
             down = weights[f"{prefix}experts.down"]
-            result[f"{prefix}experts.output"] = _experts(prefix, reference, matrices(), down())
-        elif inner.endswith(".down") and not inner.startswith("experts"):
-            below = f"{prefix}{inner.removesuffix('down')}"
-            inputs = _silu(reference[f"{below}gate.output"]) * reference[f"{below}up.output"]
+            experts = _experts(prefix, reference, matrices(), down())
+            result[f"{prefix}experts.output"], inner[f"{prefix}experts"] = experts
+        elif inside.endswith(".down") and not inside.startswith("experts"):
+            mlp = module.removesuffix(".down")
+            inputs = _silu(reference[f"{mlp}.gate.output"]) * reference[f"{mlp}.up.output"]
+            inner[mlp] = float(np.abs(inputs).max())
             result[f"{module}.output"] = inputs @ next(matrices()).T
-        elif inner in INPUTS:
-            result[f"{module}.output"] = reference[prefix + INPUTS[inner]] @ next(matrices()).T
-    return result
+        elif inside in INPUTS:
+            result[f"{module}.output"] = reference[prefix + INPUTS[inside]] @ next(matrices()).T
+    return result, inner
 
 
 def _matrices(folder: Path, graph: str, parts: Parts) -> dict[str, Matrices]:
@@ -90,17 +96,23 @@ def _matrices(folder: Path, graph: str, parts: Parts) -> dict[str, Matrices]:
     }
 
 
-def _experts(prefix: str, reference: States, gate_up: Iterator[Array], down: Iterator[Array]) -> Array:
-    """The chosen experts' outputs [S,H], each weighted by its score; rows of gate and up alternate."""
+def _experts(
+    prefix: str, reference: States, gate_up: Iterator[Array], down: Iterator[Array]
+) -> tuple[Array, float]:
+    """The chosen experts' outputs [S,H], each weighted by its score, and how far their inner values reach.
+
+    Rows of gate and up alternate.
+    """
     hidden = reference[prefix + NORMED]
     indices, scores = (reference[f"{prefix}routing.{what}"] for what in ("indices", "scores"))
-    result = np.zeros_like(hidden)
+    result, reached = np.zeros_like(hidden), 0.0
     for expert, (first, second) in enumerate(zip(gate_up, down, strict=True)):
         tokens, places = np.nonzero(indices == expert)
         both = hidden[tokens] @ first.T
         inner = _silu(both[:, 0::2]) * both[:, 1::2]
+        reached = max(reached, float(np.abs(inner).max(initial=0.0)))
         result[tokens] += (inner @ second.T) * scores[tokens, places, None]
-    return result
+    return result, reached
 
 
 def _silu(x: Array) -> Array:

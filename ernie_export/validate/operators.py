@@ -104,13 +104,19 @@ def compare_cached(reference: States, export: States) -> list[OperatorError]:
     return errors
 
 
-def largest_activation(reference: States, limit: float) -> tuple[str, float]:
-    """How far from zero the reference's values reach, and where they first go beyond `limit`, else are largest."""
-    reached = {
-        name: float(np.abs(values).max())
-        for name, values in reference.items()
-        if np.issubdtype(values.dtype, np.floating)
-    }
+def largest_activation(reference: States, inner: Mapping[str, float], limit: float) -> tuple[str, float]:
+    """How far from zero values reach, and where they first go beyond `limit`, else are largest.
+
+    `inner` says how far they reach inside an MLP, between its first and its second matrices, where
+    no operator ends: `layers.3.experts` → the largest of |silu(gate)·up|.
+    """
+    reached: dict[str, float] = {}
+    for name, values in reference.items():
+        mlp = name.removesuffix(".output").removesuffix(".down")
+        if mlp in inner:
+            reached[f"{mlp}.inner"] = inner[mlp]
+        if np.issubdtype(values.dtype, np.floating):
+            reached[name] = float(np.abs(values).max())
     largest = max(reached, key=lambda name: reached[name])
     return next((name for name in reached if reached[name] > limit), largest), reached[largest]
 

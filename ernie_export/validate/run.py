@@ -17,6 +17,7 @@ from ernie_export.recipe import Recipe
 from ernie_export.reference.layers import LayeredReference
 from ernie_export.reference.recording import Kept, Recording
 from ernie_export.validate import environment, identity, segments
+from ernie_export.validate.applicable import applicable
 from ernie_export.validate.fault import first_fault
 from ernie_export.validate.findings import Findings
 from ernie_export.validate.gates import Bounds, evaluate
@@ -95,7 +96,9 @@ def validate(
         engine = opener(folder, (), ()) if chosen.opens_whole else None
         trial.continue_greedily(engine, reference, tokenizer)
     found.metrics["memory.peak_bytes"] = float(environment.peak_memory())
-    results = evaluate(found.metrics, _applicable(gates, reference, chosen.opens_whole, found.notes))
+    asked, idle = applicable(gates, source.config, parts, found.metrics, chosen.opens_whole)
+    found.notes += idle
+    results = evaluate(found.metrics, asked)
     fault = first_fault(results, found.weights, found.operators, found.largest)
     return Report(
         tool=f"ernie-export {ernie_export.__version__}",
@@ -144,21 +147,3 @@ def _kept(recording: Recording, folder: Path) -> str:
         f"What the reference computes is kept, {size(recording.kept_bytes)} in {folder}; "
         f"{recording.read} of {layers} layers were there already"
     )
-
-
-ROUTED = ("operators.routing_error", "operators.experts_error", "operators.shared_error")
-
-
-def _applicable(
-    gates: Mapping[str, Bounds], reference: LayeredReference, opened_whole: bool, notes: list[str]
-) -> dict[str, Bounds]:
-    """All gates, but those on routing where the checkpoint itself has no router, and those on texts that
-    only the whole engine can write where this machine does not hold it."""
-    idle: dict[str, str] = {}
-    for name in gates:
-        if not reference.moe_layers and (name.startswith("routing.") or name in ROUTED):
-            idle[name] = "the checkpoint has no experts"
-        if not opened_whole and name.startswith("greedy."):
-            idle[name] = "the whole engine was not opened"
-    notes += [f"{name} does not apply: {reason}" for name, reason in idle.items()]
-    return {name: gate for name, gate in gates.items() if name not in idle}

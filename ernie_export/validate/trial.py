@@ -67,6 +67,7 @@ class Trial:
         self._logits: list[LogitsComparison] = []
         self._routing: dict[int, list[RoutingComparison]] = {}
         self._reached: dict[str, Array] = {}
+        self._inside: dict[str, float] = {}
 
     def compare_weights(self, checkpoint: Checkpoint) -> None:
         """What is stored against the checkpoint, where the folder says in which formats it is stored."""
@@ -116,7 +117,8 @@ class Trial:
         engine = segment.open(inner, inner)
         right = want.states
         if self._parts is not None:
-            right = expected(self._folder, self._graph, self._parts, ids, want.states)
+            right, inside = expected(self._folder, self._graph, self._parts, ids, want.states)
+            self._inside |= inside
         at_once = compare_operators(right, run_given(engine, ids, values))
         cut = compare_cached(right, run_given(engine, ids, values, cached_feeding(len(ids))))
         self._found.operators += worst([*at_once, *cut])
@@ -161,7 +163,7 @@ class Trial:
         found.operators.sort(key=lambda error: error.kind == "cache")
         found.drift = compare_layers(self._wanted, self._fed, self._free)
         found.metrics |= operator_metrics(found.operators)
-        self._note_largest(*largest_activation(self._reached, LARGEST_FP16))
+        self._note_largest(*largest_activation(self._reached, self._inside, LARGEST_FP16))
         found.metrics |= metrics.logits_metrics(self._logits)
         found.kl_histogram = Histogram(
             edges=metrics.KL_EDGES.tolist(), counts=metrics.kl_counts(self._logits).tolist()

@@ -83,6 +83,13 @@ def giant_channel(checkpoint: Path) -> None:
     tensor(checkpoint, "model.layers.2.mlp.shared_experts.down_proj.weight", enlarge)
 
 
+def giant_inside(checkpoint: Path) -> None:
+    """One expert's up a lot larger and its down smaller: only between the two is anything large."""
+    expert = "model.layers.2.mlp.experts.14."
+    tensor(checkpoint, f"{expert}up_proj.weight", lambda weight: weight * 2000)
+    tensor(checkpoint, f"{expert}down_proj.weight", lambda weight: weight / 200)
+
+
 def giant_weight(checkpoint: Path) -> None:
     def enlarge(weight: Array) -> Array:
         weight[3, 5] = 1e5
@@ -141,6 +148,8 @@ FAULTS = [
     ),
     Fault("fp16 overflow: activations", "activations.largest", "layers.2.shared.down", recipes=("fp16",),
           checkpoint=giant_channel),
+    Fault("fp16 overflow: inside an expert", "activations.largest", "layers.2.experts.inner", recipes=("fp16",),
+          checkpoint=giant_inside),
     Fault("fp16 overflow: a weight", "error", "model.layers.2.self_attn.k_proj.weight", recipes=("fp16",),
           checkpoint=giant_weight),
     Fault("NaN in the checkpoint", "error", "model.layers.4.self_attn.o_proj.weight", recipes=INT4,
