@@ -1,8 +1,8 @@
 """Every planted fault in every format: the gate that stops it, and the place that validation names.
 
-    python benchmarks/faults.py            # writes benchmarks/results/faults.json and docs/faults.md
+    python -m benchmarks.faults            # writes benchmarks/results/faults.json and docs/faults.md
 
-The faults are those of tests/validate, which plants them too.
+Run it in the repository's root.  The faults are those of tests/validate, which plants them too.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from ernie_export.readable import size
@@ -25,6 +26,7 @@ from ernie_export.validate.report import DriftReport, LayerReport, OperatorRepor
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SMALLEST = 1e-9
 """Below it an error is drawn as if it were this: fp32 says no more."""
+SUM = "the layer's sum"
 LEAST_KL = 1e-7
 """Nats; the same for the mean KL of a build."""
 ERROR_SHADES = (1e-6, 1e-5, 1e-3, 1e-2, 0.05, 0.2)
@@ -44,8 +46,11 @@ def nats(value: float) -> str:
     return f"{value:.2g}"
 
 
-def drift(layers: Sequence[DriftReport]) -> Plot | None:
-    """The relative error of the hidden state behind each layer: what it has come to, and what the layer adds."""
+def drift(layers: Sequence[DriftReport], fault: str | None = None) -> Plot | None:
+    """The relative error of the hidden state behind each layer: what it has come to, and what the layer adds.
+
+    `fault` is the place that the report names.
+    """
     if not layers:
         return None
     series = {
@@ -68,20 +73,28 @@ def drift(layers: Sequence[DriftReport]) -> Plot | None:
         )
         for name, points in series.items()
     ]
-    worst = max(layers, key=lambda layer: _bad(layer.error))
     every = max(1, math.ceil(len(layers) / 14))
     ticks = [
         Tick(x.at(layer.layer), str(layer.layer), len(layers) > 9 and number % 2 == 1)
         for number, layer in enumerate(layers[::every])
     ]
     return Plot(
-        says=f"The error is largest behind layer {worst.layer}: {worst.error:.2%} of the hidden state",
+        says=_drift_says(layers, fault),
         x_name="layer",
         y_name="relative error of the hidden state",
         x=ticks,
-        y=y.ticks(power if logarithmic else lambda value: f"{100 * value:.3g} %"),
+        y=y.ticks(power if logarithmic and y.low < 1e-4 else lambda value: f"{100 * value:.3g} %"),
         lines=lines,
     )
+
+
+def _drift_says(layers: Sequence[DriftReport], fault: str | None) -> str:
+    place = re.match(r"layers\.(\d+)\.", fault or "")
+    faulty = [layer for layer in layers if place and layer.layer == int(place[1])]
+    if faulty:
+        return f"The fault is in layer {faulty[0].layer}, which adds an error of {faulty[0].added_error:.2%}"
+    worst = max(layers, key=lambda layer: _bad(layer.error))
+    return f"The error is largest behind layer {worst.layer}: {worst.error:.2%} of the hidden state"
 
 
 def _spread(values: Sequence[float]) -> float:
@@ -108,7 +121,7 @@ def _place(operator: OperatorReport) -> tuple[int | None, str]:
     first, _, rest = name.partition(".")
     number, _, inner = rest.partition(".")
     if first == "layers" and number.isdecimal():
-        return int(number), inner or "the layer's sum"
+        return int(number), inner or SUM
     return None, name
 
 
@@ -125,7 +138,7 @@ def operators(report: Report) -> Heat | None:
     limits = _limits(report)
     rows = [
         (name, [_operator_cell(name, layer, by_layer.get(layer), limits) for layer in layers])
-        for name, by_layer in found.items()
+        for name, by_layer in sorted(found.items(), key=lambda row: _row_order(row[0]))
     ]
     off = sum(cell.flagged for _, cells in rows for cell in cells)
     worst = max(report.operators, key=lambda operator: _bad(operator.relative_error))
@@ -140,6 +153,11 @@ def operators(report: Report) -> Heat | None:
         rows=rows,
         legend=_legend(ERROR_SHADES, power),
     )
+
+
+def _row_order(name: str) -> int:
+    """Rows stand as they were found, but attention's before what reads it, and the sum of a layer last."""
+    return {"input_norm": 0, SUM: 3}.get(name, 1 if name.startswith("attention.") else 2)
 
 
 def _operator_cell(name: str, layer: int, operator: OperatorReport | None, limits: dict[str, float]) -> Cell:

@@ -17,12 +17,12 @@ KINDS = {
 PREFACE = """\
 # Planted faults
 
-{faults} faults that exporters really have, each planted alone into a sound build of ernie-nano, {cases} builds in
-all; what validation says to each. {stopped} of {cases} were stopped, {right} with the right place named. A fault that is
-stopped by `error` is found before anything is measured.
+{faults} faults that exporters really have, each planted alone into a sound build of ernie-nano, {cases} builds
+in all, and what validation says to each: {stopped} of {cases} are stopped, {right} with the right place named. A
+fault that is stopped by `error` is found before anything is measured.
 
-`tests/validate` plants each one anew; `python benchmarks/faults.py` measures them all and writes this
-page from `benchmarks/results/faults.json`.
+`tests/validate` plants them anew; `python -m benchmarks.faults` measures them all and writes this page from
+`benchmarks/results/faults.json`.
 """
 
 Row = Mapping[str, Any]

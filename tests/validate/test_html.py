@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_export.recipe import Gate
+from ernie_export.validate import figures
 from ernie_export.validate.baseline import Baseline
 from ernie_export.validate.gates import evaluate
 from ernie_export.validate.html import render
@@ -146,8 +147,11 @@ def test_the_verdict_comes_first_with_its_reason() -> None:
         says(render(report(fault="layers.3.experts.gate_up (expert 5 of layer 3)"))),
     )
     assert re.search(r"Passed All 5 gates passed, on 2 tokens", passed)
-    assert re.search(r"Failed KL divergence, mean: 0.25, but must be ≤ 0.05\.", failed)
-    assert "The fault begins at layers.3.experts.gate_up (expert 5 of layer 3)." in failed
+    place, reason = (
+        r"layers\.3\.experts\.gate_up \(expert 5 of layer 3\)",
+        r"mean: 0\.25, but must be ≤ 0\.05",
+    )
+    assert re.search(rf"Failed The fault begins at {place}\. ?KL divergence, {reason}\.", failed)
 
 
 def test_everything_that_was_measured_is_on_the_page() -> None:
@@ -207,6 +211,29 @@ def test_operators_over_their_gate_are_flagged() -> None:
     page = render(tight).decode()
     assert page.count(' flag"') == 5
     assert "5 operators are further off than their gates allow" in page
+
+
+def test_the_drift_names_the_layer_of_the_fault() -> None:
+    assert "The error is largest behind layer" in says(render(whole()))
+    faulty = whole(fault="layers.2.attention.core.output", verdict="failed")
+    added = next(layer.added_error for layer in faulty.drift if layer.layer == 2)
+    assert f"The fault is in layer 2, which adds an error of {added:.2%}" in says(render(faulty))
+    assert "The error is largest behind layer" in says(render(whole(fault="norm.output", verdict="failed")))
+
+
+def test_the_rows_of_operators_follow_the_layer_and_end_with_its_sum() -> None:
+    names = ("input_norm", "attention.q", "after_attention", "mlp.down", "", "experts", "attention.cache")
+    operators = [
+        OperatorReport(name=f"layers.1{name and '.' + name}.output", kind="exact", relative_error=0, cosine=1,
+                       expert=None)
+        for name in names
+    ]  # fmt: skip
+    heat = figures.operators(whole(operators=operators))
+    assert heat is not None
+    assert [name for name, _ in heat.rows] == [
+        "input_norm", "attention.q", "attention.cache", "after_attention", "mlp.down", "experts",
+        "the layer's sum",
+    ]  # fmt: skip
 
 
 def test_the_baseline_is_a_section(tmp_path: Path) -> None:
