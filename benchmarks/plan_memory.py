@@ -85,6 +85,8 @@ class Stages:
         global stage
         stage = STAGES.get(title, "validation")
         yield self
+        if stage == "weights":
+            stage = "validation"  # whatever it loads before it tells of its first step
     def advance(self, amount=1):
         pass
 

@@ -35,6 +35,9 @@ CPU_DENSE = 4
 #: Most tokens of a row at once, and bytes that attention's scores might take: engine/onnxruntime.py's own, by
 #: which it cuts prompts. The scores themselves do not show in what is measured.
 CPU_PIECE, CPU_SCORES = 512, 256 << 20
+#: How often what a piece needs is held once rows are fed one after the other: a shape that comes again is given
+#: one block of its own (ONNX Runtime's memory pattern) beside what the first run left.
+CPU_AGAIN = 2
 
 # TensorRT: assumed, nothing of it has run yet.
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from ernie_export.graph.weights import Stored, WeightFile, form_of
 from ernie_export.plan.measured import (
     CACHE_BYTES,
+    CPU_AGAIN,
     CPU_CHOSEN_EXPERT,
     CPU_DENSE,
     CPU_EVERY_EXPERT,
@@ -157,7 +158,8 @@ def cpu_activations(config: ErnieConfig, setting: Setting) -> int:
         every = runs_all_experts(setting.parts, layer)
         all_of_them = CPU_EVERY_EXPERT * config.moe_num_experts * inner + CPU_DENSE * hidden
         widest = max(widest, all_of_them if every else chosen_width(config))
-    return FLOAT * (piece * widest + setting.batch * config.vocab_size)
+    again = CPU_AGAIN if setting.batch > 1 else 1
+    return FLOAT * (again * piece * widest + setting.batch * config.vocab_size)
 
 
 def runs_all_experts(parts: Parts, layer: int) -> bool:

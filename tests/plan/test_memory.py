@@ -89,6 +89,13 @@ def test_a_long_prompt_is_fed_in_pieces_on_the_cpu(the_21b: ErnieConfig, int4_ev
     assert far.activations < one.activations == long.activations < 200_000_000
 
 
+def test_rows_of_one_shape_take_a_second_block_on_the_cpu(
+    the_21b: ErnieConfig, int4_everywhere: Parts
+) -> None:
+    one, two, four = (of(the_21b, "cpu", int4_everywhere, batch=batch).activations for batch in (1, 2, 4))
+    assert two == 2 * one and four - two == 2 * 4 * the_21b.vocab_size
+
+
 def test_pieces_are_those_of_the_engine() -> None:
     assert (CPU_PIECE, CPU_SCORES) == (onnxruntime.PIECE, onnxruntime.SCORES)
 
