@@ -66,7 +66,7 @@ def refusal(path: Path) -> str:
 
 
 def test_the_recipes_that_come_along() -> None:
-    assert Recipe.names() == ["fp32", "fp16", "int8", "int4"]
+    assert Recipe.names() == ["fp32", "fp16", "int8", "int4", "int4-small"]
     for name in Recipe.names():
         recipe = Recipe.find(name)
         assert recipe.name == name

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ernie_export.engine.interface import EngineInfo, Fed
+from ernie_export.engine.native_library import library_for
 from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
 from ernie_export.errors import UserError, WorkError
 
@@ -50,9 +51,14 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 4  # what goes wrong is raised, too
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        source = opened_graph(folder / info.graph, probes, given)
+        graph = opened_graph(folder / info.graph, probes, given)
+        library = library_for(graph)
         try:
-            self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            if library:
+                options.register_custom_ops_library(str(library))
+            self.session = onnxruntime.InferenceSession(
+                graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # the runtime's errors share no base class but this
             raise WorkError(
                 f"ONNX Runtime {onnxruntime.__version__} refuses {folder / info.graph}: {first_line(error)}",

@@ -18,7 +18,7 @@ LOGITS_TO_KEEP = "logits_to_keep"
 INT64_MAX = 2**63 - 1
 
 
-def opened_graph(graph: Path, probes: Sequence[str] = (), given: Sequence[str] = ()) -> bytes:
+def opened_graph(graph: Path, probes: Sequence[str] = (), given: Sequence[str] = ()) -> onnx.ModelProto:
     """The graph with the input `logits_to_keep`, some inner values as outputs, others as inputs too.
 
     Raises:
@@ -36,7 +36,7 @@ def opened_graph(graph: Path, probes: Sequence[str] = (), given: Sequence[str] =
         ) from error
     show(model, graph, probes, given)
     keep_last_logits(model, graph)
-    return model.SerializeToString()
+    return model
 
 
 def show(model: onnx.ModelProto, graph: Path, probes: Sequence[str], given: Sequence[str]) -> None:
