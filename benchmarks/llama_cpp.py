@@ -40,6 +40,7 @@ from ernie_export.checkpoint import embedded, shapes, synthetic
 from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.checkpoint.layout import tensor_shapes
+from ernie_export.engine import native_library
 from ernie_export.plan import machine
 from ernie_export.plan.setting import Setting
 from ernie_export.plan.traffic import traffic
@@ -374,6 +375,7 @@ def main() -> None:
         "software": environment.software()
         | {"llama.cpp": SDIST, "llama.cpp flags": f"native {NO_AMX}".strip()},
         "threads": given.threads,
+        "native_operators": native_library.BUILT.is_file() and os.environ.get(native_library.SWITCH) != "0",
         "prompt": PROMPT,
         "decoded": TOKENS,
         "speed": speed,

@@ -38,11 +38,14 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.mark.parametrize("recipe", ["int4", "int8"])
+@pytest.mark.parametrize(("recipe", "most"), [("int4", 1.3), ("int8", 4.0)])
 def test_its_answers_are_as_good(
-    bundle: BuiltBundle, nano: Path, library: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+    bundle: BuiltBundle, nano: Path, library: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, most: float
 ) -> None:
-    """Prefill, several rows, one token each: as near to transformers as ONNX Runtime's own operators are."""
+    """Prefill, several rows, one token each: as near to transformers as ONNX Runtime's own operators are.
+
+    In INT8 the rounding of the activations is most of the little that is lost.
+    """
     built, ids = bundle(recipe), np.random.default_rng(3).integers(3, 1536, 130)
     want = Reference.open(nano).run(ids[None]).logits[0]
     kl = {}
@@ -55,7 +58,7 @@ def test_its_answers_are_as_good(
         compared = compare_logits(want, np.concatenate(parts), ids)
         kl[said] = logits_metrics([compared])["logits.kl_mean"]
     assert kl[str(library)] != kl["0"]
-    assert kl[str(library)] < 1.6 * kl["0"]
+    assert kl[str(library)] < most * kl["0"] and kl[str(library)] < 0.02
 
 
 def test_it_is_used_where_it_suits_alone(
