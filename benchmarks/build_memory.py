@@ -65,9 +65,11 @@ pipeline.write_texts(work, checkpoint, recipe, target)
 checkpoint.fingerprint(Told())
 """
 GENAI = """
-import sys
-from onnxruntime_genai.models.builder import create_model
-create_model(None, sys.argv[1], sys.argv[2], "int4", "cpu", sys.argv[2] + "-cache", int4_block_size=128)
+import runpy, sys
+source, target = sys.argv[1:]
+sys.argv[1:] = ["-i", source, "-o", target, "-p", "int4", "-e", "cpu", "-c", target + "-cache"]
+sys.argv += ["--extra_options", "int4_block_size=128"]
+runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
 """
 TORCH = """
 import sys
@@ -100,7 +102,7 @@ def watched(program: str, *arguments: object) -> dict[str, Any]:
                 seen, highest = now, reached.append(highest) or 0
             time.sleep(SAMPLED)
         out.seek(0), err.seek(0)
-        said = [json.loads(line) for line in out if line.startswith("[")]
+        said = [json.loads(line) for line in out if line.startswith('["')]
         failure = err.read().strip().splitlines()[-1:] if process.returncode else []
     return {
         "peak": max([*reached, highest]),
