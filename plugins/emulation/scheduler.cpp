@@ -10,6 +10,7 @@
 #include <deque>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "fibre.h"
@@ -47,7 +48,8 @@ struct Settings {
 } settings;
 
 struct Counters {
-    std::uint64_t weight_bytes = 0, launches = 0;
+    std::uint64_t weight_bytes = 0;
+    std::string launches;
 } counters;
 
 std::vector<std::unique_ptr<Thread>> threads;  // made once; a fibre is used again by every block
@@ -259,7 +261,8 @@ void run(const Launch& what, const std::function<void()>& kernel) {
     std::shuffle(order.begin(), order.end(), settings.random);
     for (const std::uint32_t i : order) run_block({i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y});
     acquire(&stream_order);
-    ++counters.launches;
+    counters.launches += std::string(what.kernel) + ' ' + std::to_string(what.block.x) + ' ' +
+                         std::to_string(what.shared) + '\n';
     launch = nullptr;
     body = nullptr;
 }
@@ -274,8 +277,10 @@ void ernie_emulation_configure(int order, int copies, std::uint64_t seed) {
     emulation::settings.random.seed(seed);
 }
 
-void ernie_emulation_counters(std::uint64_t* weight_bytes, std::uint64_t* launches) {
+const char* ernie_emulation_counters(std::uint64_t* weight_bytes) {
+    static std::string launches;
     *weight_bytes = emulation::counters.weight_bytes;
-    *launches = emulation::counters.launches;
+    launches = std::move(emulation::counters.launches);
     emulation::counters = {};
+    return launches.c_str();
 }

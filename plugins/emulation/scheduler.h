@@ -55,7 +55,7 @@ struct Launch {
 };
 void run(const Launch& launch, const std::function<void()>& body);
 
-/// Bytes of weights that kernels have read since the last reset; and kernels launched.
+/// A kernel's bytes of weights read.
 void count_weight_bytes(std::size_t bytes);
 
 }  // namespace emulation
@@ -64,5 +64,6 @@ extern "C" {
 /// order: 0 threads in random order, 1 one warp as far ahead as it gets, 2 one warp as far behind.
 /// copies: 0 an asynchronous copy lands when it is waited for, 1 at once.
 void ernie_emulation_configure(int order, int copies, std::uint64_t seed);
-void ernie_emulation_counters(std::uint64_t* weight_bytes, std::uint64_t* launches);
+/// Since the last call: the bytes of weights read, and a line `kernel threads shared` for each launch.
+const char* ernie_emulation_counters(std::uint64_t* weight_bytes);
 }

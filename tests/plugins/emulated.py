@@ -38,10 +38,22 @@ SCHEDULES = st.builds(Schedule, st.integers(0, 2), st.integers(0, 1), st.integer
 
 
 @dataclass(frozen=True)
+class Launch:
+    kernel: str
+    """Its name, without template arguments."""
+    threads: int
+    shared: int
+
+
+@dataclass(frozen=True)
 class Answer:
     arrays: dict[str, Any]
     weight_bytes: int
-    launches: int
+    kernels: list[Launch]
+
+    @property
+    def launches(self) -> int:
+        return len(self.kernels)
 
 
 class Refused(Exception):
@@ -83,7 +95,7 @@ class Library:
             request = (function, plain, (schedule.order, schedule.copies, schedule.seed))
             pickle.dump(request, self.process.stdin)
             self.process.stdin.flush()
-            message, outputs, counters = pickle.load(self.process.stdout)
+            message, outputs, weight_bytes, launches = pickle.load(self.process.stdout)
         except (EOFError, BrokenPipeError) as problem:
             code = self.process.wait()
             self.errors.seek(0)
@@ -96,7 +108,11 @@ class Library:
             for name, kind, value in fields
             if kind == "out"
         }
-        return Answer(arrays, *counters)
+        kernels = []
+        for line in launches:
+            name, threads, shared = line.rsplit(" ", 2)
+            kernels.append(Launch(name.strip("()").partition("<")[0], int(threads), int(shared)))
+        return Answer(arrays, weight_bytes, kernels)
 
     def alive(self) -> bool:
         return self.process.poll() is None

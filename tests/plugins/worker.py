@@ -66,6 +66,7 @@ def call(library: ctypes.CDLL, function: str, fields: list[tuple[str, str, Any]]
 
 def main() -> None:
     library = ctypes.CDLL(sys.argv[1])
+    library.ernie_emulation_counters.restype = ctypes.c_char_p
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     requests = sys.stdin.buffer
@@ -76,9 +77,9 @@ def main() -> None:
             return
         library.ernie_emulation_configure(order, copies, ctypes.c_uint64(seed))
         message, outputs = call(library, function, fields)
-        counters = (ctypes.c_uint64(), ctypes.c_uint64())
-        library.ernie_emulation_counters(*map(ctypes.byref, counters))
-        pickle.dump((message, outputs, [c.value for c in counters]), answers)
+        weight_bytes = ctypes.c_uint64()
+        launches = library.ernie_emulation_counters(ctypes.byref(weight_bytes)).decode().splitlines()
+        pickle.dump((message, outputs, weight_bytes.value, launches), answers)
         answers.flush()
 
 

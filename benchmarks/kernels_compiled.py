@@ -1,0 +1,189 @@
+"""What the compiler makes of the CUDA kernels, for each kernel and SM: registers, shared memory, stack,
+spills, the occupancy that follows, and which wide copies and tensor-core instructions the machine code has.
+
+    python benchmarks/kernels_compiled.py [--sm 87 …] [--output FILE]
+
+Needs nvcc, cuobjdump and nvdisasm (`make .venv/.plugins`) and no GPU.  Threads and shared memory of a launch
+are those of the real launch functions, run on the CPU by the emulation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
+KERNELS = ROOT / "plugins" / "kernels"
+RESULT = ROOT / "benchmarks" / "results" / "kernels_compiled.json"
+
+#: Resident warps and blocks of an SM, and its shared memory in KiB, of which each block takes one more.
+#: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".  Registers: 65,536.
+SMS = {
+    "80": (64, 32, 164),
+    "86": (48, 16, 100),
+    "87": (48, 16, 164),
+    "89": (48, 24, 100),
+    "90": (64, 32, 228),
+    "100": (64, 32, 228),
+    "103": (64, 32, 228),
+    "110": (48, 24, 228),
+    "120": (48, 24, 100),
+    "121": (48, 24, 100),
+}
+#: What is counted in the machine code.
+INSTRUCTIONS = {
+    "mma": r"\bHMMA\.16816",
+    "copies_16_bytes": r"\bLDGSTS\.E\.[A-Z0-9.]*128",
+    "loads_16_bytes": r"\bLDG\.E\.[A-Z0-9.]*128",
+    "spills": r"\b(STL|LDL)\b",
+}
+
+
+def sources_digest() -> str:
+    """Of everything that is compiled; the table says of which it is."""
+    digest = hashlib.sha256()
+    for path in sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("*.h")]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def output_of(*command: str | Path) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{command[0]} failed:\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def short(mangled: str) -> str:
+    """linear_decode<fp16, 4, 1>"""
+    name = output_of("c++filt", mangled).partition("(anonymous namespace)::")[2]
+    name = re.sub(r"\(int\)|ernie::", "", name.partition(">(")[0])
+    return name.replace("__half", "fp16").replace("__nv_bfloat16", "bf16") + ">"
+
+
+def compiled(source: Path, sm: str, folder: Path) -> dict[str, dict[str, int]]:
+    """kernel → registers, stack, and how many of each of INSTRUCTIONS."""
+    from build import toolkit
+
+    binaries = toolkit() / "bin"
+    cubin = folder / f"{source.stem}.{sm}.cubin"
+    output_of(binaries / "nvcc", "-std=c++17", "-O3", "-cubin", f"-arch=sm_{sm}", "-o", cubin, source)
+    usage = output_of(binaries / "cuobjdump", "-res-usage", cubin)
+    found: dict[str, dict[str, int]] = {}
+    for mangled, registers, stack in re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+)", usage):
+        found[mangled] = {"registers": int(registers), "stack": int(stack)}
+    for text in re.split(r"\n\.text\.", output_of(binaries / "nvdisasm", "-c", cubin))[1:]:
+        kernel = found[text.partition(":")[0]]
+        for what, pattern in INSTRUCTIONS.items():
+            kernel[what] = len(re.findall(pattern, text))
+    return {short(mangled): kernel for mangled, kernel in found.items()}
+
+
+def launches() -> dict[str, tuple[int, int]]:
+    """kernel → threads and dynamic shared memory, as launched."""
+    import numpy as np
+
+    from tests.plugins import exact, kernels
+
+    random = np.random.default_rng(0)
+    found: dict[str, tuple[int, int]] = {}
+
+    def note(answer: Any, arguments: dict[str, str]) -> None:
+        for kernel in answer.kernels:
+            found[f"{kernel.kernel}<{arguments[kernel.kernel]}>"] = (kernel.threads, kernel.shared)
+
+    for name, dtype in kernels.TYPES.items():
+        x = exact.activations(random, (16, 64), dtype)
+        answer = kernels.routing(x, np.ones((4, 64), np.float32), np.zeros(4, np.float32), 2, flavour="plain")
+        note(answer, {"router_logits": name, "choose_experts": name})
+        for bits in (4, 8):
+            gate_up, down = (exact.weights(random, (1, rows, 64), bits, 32) for rows in (128, 64))
+            for groups in (1, 2):
+                some = x[: 8 * groups]
+                arguments = f"{name}, {bits}, {groups}"
+                linear = kernels.linear(some, down[0][0], down[1][0], bits, 32, flavour="plain")
+                note(linear, {"linear_decode": arguments})
+                chosen = np.zeros((len(some), 1), np.int64), np.ones((len(some), 1), dtype)
+                experts = kernels.experts(some, *chosen, (*gate_up, *down), bits, 32, flavour="plain")
+                note(experts, {"experts_gate_up": arguments, "experts_down": arguments})
+        for head_dim in (64, 128):
+            row = exact.activations(random, (1, 1, head_dim), dtype)
+            past = row[None], row[None]
+            angles = np.ones((1, head_dim // 2), np.float32)
+            answer = kernels.attention(
+                *(row, row, row, past, angles, angles, np.zeros((1, 1), np.int64), np.zeros(1, np.int32)),
+                *(1, 1, 1.0),
+                flavour="plain",
+            )
+            arguments = {"attention_append": name, "attention_join": name}
+            note(answer, arguments | {"attention_part": f"{name}, {head_dim}"})
+    return found
+
+
+def occupancy(sm: str, registers: int, threads: int, shared: int) -> float:
+    """Resident warps of an SM over the most it can have."""
+    most_warps, most_blocks, shared_kib = SMS[sm]
+    warps = -(-threads // 32)
+    of_a_warp = -(-registers * 32 // 256) * 256
+    blocks = min(
+        most_blocks,
+        most_warps // warps,
+        65536 // of_a_warp // warps,
+        shared_kib * 1024 // (shared + 1024),
+    )
+    return round(blocks * warps / most_warps, 3)
+
+
+def table(sms: list[str]) -> dict[str, Any]:
+    launched = launches()
+    rows: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        tasks = [
+            (sm, source, pool.submit(compiled, source, sm, Path(folder)))
+            for sm in sms
+            for source in sorted(KERNELS.glob("*.cu"))
+        ]
+        for sm, source, task in tasks:
+            for kernel, row in task.result().items():
+                threads, shared = launched[kernel]
+                full = {"threads": threads, "shared": shared, **row}
+                full["occupancy"] = occupancy(sm, row["registers"], threads, shared)
+                rows.setdefault(kernel, {})[sm] = full
+            print(f"SM {sm}: {source.name}", file=sys.stderr, flush=True)
+    from build import toolkit
+
+    release = re.search(r"V([\d.]+)", output_of(toolkit() / "bin" / "nvcc", "--version"))
+    assert release
+    return {"nvcc": release[1], "sources": sources_digest(), "kernels": dict(sorted(rows.items()))}
+
+
+def text_of(result: dict[str, Any]) -> str:
+    """A row of the table on a line, so that a change shows as that row's."""
+    lines = [f'  "nvcc": "{result["nvcc"]}",', f'  "sources": "{result["sources"]}",', '  "kernels": {']
+    kernels = []
+    for kernel, by_sm in result["kernels"].items():
+        rows = ",\n".join(f'      "{sm}": {json.dumps(row)}' for sm, row in by_sm.items())
+        kernels.append(f'    "{kernel}": {{\n{rows}\n    }}')
+    return "\n".join(["{", *lines, ",\n".join(kernels), "  }", "}", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--sm", nargs="+", choices=SMS, default=list(SMS))
+    parser.add_argument("--output", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    arguments.output.write_text(text_of(table(arguments.sm)))
+    print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The committed table of what nvcc makes of the kernels: of these sources, and as it has to be."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks import kernels_compiled
+from benchmarks.kernels_compiled import RESULT, SMS, sources_digest, text_of
+
+TABLE: dict[str, Any] = json.loads(RESULT.read_text())
+#: What each kernel that reads much is made of: tensor cores, and weights or cache 16 bytes at a time.
+MEANT = {
+    "linear_decode": ("mma", "copies_16_bytes"),
+    "experts_gate_up": ("mma", "copies_16_bytes"),
+    "experts_down": ("mma", "copies_16_bytes"),
+    "attention_part": ("mma", "loads_16_bytes"),
+    "router_logits": ("loads_16_bytes",),
+}
+ROWS = [(kernel, sm, row) for kernel, rows in TABLE["kernels"].items() for sm, row in rows.items()]
+
+
+def test_is_of_these_sources_and_of_every_sm() -> None:
+    assert TABLE["sources"] == sources_digest(), "run `make kernels-compiled` and look at what changed"
+    assert all(list(rows) == list(SMS) for rows in TABLE["kernels"].values())
+
+
+@pytest.mark.parametrize("kernel", TABLE["kernels"])
+def test_nothing_spills_and_nothing_wide_is_missing(kernel: str) -> None:
+    for row in TABLE["kernels"][kernel].values():
+        assert row["stack"] == 0 and row["spills"] == 0
+        assert row["occupancy"] >= 0.12
+        assert all(row[what] > 0 for what in MEANT.get(kernel.partition("<")[0], ()))
+
+
+def test_one_sm_compiled_anew() -> None:
+    """The others: test_every_sm_compiled_anew, slow."""
+    again = kernels_compiled.table(["87"])
+    assert again["nvcc"] == TABLE["nvcc"]
+    assert {kernel: rows["87"] for kernel, rows in again["kernels"].items()} == {
+        kernel: rows["87"] for kernel, rows in TABLE["kernels"].items()
+    }
+
+
+@pytest.mark.slow
+def test_every_sm_compiled_anew() -> None:
+    assert text_of(kernels_compiled.table(list(SMS))) == RESULT.read_text()
