@@ -15,7 +15,8 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo native test test-slow test-plugins plugins lint fuzz schemas system-deps ernie-nano clean
+.PHONY: help demo native test test-slow test-plugins plugins kernels-compiled kernel-mutants lint fuzz schemas system-deps \
+    ernie-nano clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -37,6 +38,12 @@ test-plugins: .venv/.dev .venv/.plugins ## the CUDA kernels, emulated on this ma
 
 plugins: .venv/.plugins ## the CUDA kernels for GPUs: build/plugins/cuda/libernie_kernels.so
 	$(BIN)/python plugins/build.py cuda
+
+kernels-compiled: .venv/.dev .venv/.plugins ## what nvcc makes of the kernels, for every SM: benchmarks/results/kernels_compiled.json
+	$(BIN)/python benchmarks/kernels_compiled.py
+
+kernel-mutants: .venv/.dev .venv/.plugins ## changes to the kernels, each of which the tests must find: an hour
+	$(BIN)/python benchmarks/kernel_mutants.py
 
 lint: .venv/.dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -28,6 +28,7 @@ RESULT = ROOT / "benchmarks" / "results" / "kernel_mutants.json"
 TESTS = {
     "routing.cu": ["test_routing.py"],
     "linear_decode.cu": ["test_linear.py"],
+    "linear_prefill.cu": ["test_linear.py"],
     "experts_decode.cu": ["test_experts.py"],
     "attention.cu": ["test_attention.py"],
     "row_tile.h": ["test_linear.py", "test_experts.py"],
@@ -38,6 +39,7 @@ ORDERING = {
     "barrier": [(r"__syncthreads\(\);", ";"), (r"__syncwarp\(\);", ";")],
     "wait": [
         (r"copy_wait<Ring::depth - 1>", "copy_wait<Ring::depth>"),
+        (r"copy_wait<depth - 2>", "copy_wait<depth - 1>"),
         (r"copy_wait<0>", "copy_wait<1>"),
         (r"ptx::copy_commit\(\);", ";"),
     ],

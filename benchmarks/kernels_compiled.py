@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
+sys.path.insert(0, str(ROOT))
 KERNELS = ROOT / "plugins" / "kernels"
 RESULT = ROOT / "benchmarks" / "results" / "kernels_compiled.json"
 
@@ -72,7 +72,7 @@ def short(mangled: str) -> str:
 
 def compiled(source: Path, sm: str, folder: Path) -> dict[str, dict[str, int]]:
     """kernel → registers, stack, and how many of each of INSTRUCTIONS."""
-    from build import toolkit
+    from plugins.build import toolkit
 
     binaries = toolkit() / "bin"
     cubin = folder / f"{source.stem}.{sm}.cubin"
@@ -107,11 +107,13 @@ def launches() -> dict[str, tuple[int, int]]:
         note(answer, {"router_logits": name, "choose_experts": name})
         for bits in (4, 8):
             gate_up, down = (exact.weights(random, (1, rows, 64), bits, 32) for rows in (128, 64))
+            many = kernels.linear(np.tile(x, (2, 1)), down[0][0], down[1][0], bits, 32, flavour="plain")
+            note(many, {"linear_prefill_tile": f"{name}, {bits}"})
             for groups in (1, 2):
                 some = x[: 8 * groups]
                 arguments = f"{name}, {bits}, {groups}"
                 linear = kernels.linear(some, down[0][0], down[1][0], bits, 32, flavour="plain")
-                note(linear, {"linear_decode": arguments})
+                note(linear, {"linear_decode_tile": arguments})
                 chosen = np.zeros((len(some), 1), np.int64), np.ones((len(some), 1), dtype)
                 experts = kernels.experts(some, *chosen, (*gate_up, *down), bits, 32, flavour="plain")
                 note(experts, {"experts_gate_up": arguments, "experts_down": arguments})
@@ -159,7 +161,7 @@ def table(sms: list[str]) -> dict[str, Any]:
                 full["occupancy"] = occupancy(sm, row["registers"], threads, shared)
                 rows.setdefault(kernel, {})[sm] = full
             print(f"SM {sm}: {source.name}", file=sys.stderr, flush=True)
-    from build import toolkit
+    from plugins.build import toolkit
 
     release = re.search(r"V([\d.]+)", output_of(toolkit() / "bin" / "nvcc", "--version"))
     assert release

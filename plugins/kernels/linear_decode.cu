@@ -1,4 +1,4 @@
-#include "linear.h"
+#include "linear_kernels.h"
 #include "row_tile.h"
 
 namespace ernie {
@@ -15,7 +15,7 @@ struct Shared {
 /// A block takes 16 rows and 8·groups tokens, its warps share K.
 template <class T, int bits, int groups>
 __global__ void __launch_bounds__(32 * warps, 2)
-    linear_decode(const T* __restrict__ x, const std::uint8_t* __restrict__ weight, const __half* __restrict__ scales,
+    linear_decode_tile(const T* __restrict__ x, const std::uint8_t* __restrict__ weight, const __half* __restrict__ scales,
                   T* __restrict__ y, int tokens, int n, int k, int block_size) {
     ERNIE_SHARED(Shared<groups>, shared);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -53,30 +53,19 @@ __global__ void __launch_bounds__(32 * warps, 2)
     }
 }
 
-Problem check(const Linear& c) {
-    if (Problem wrong = check(c.format); !wrong.empty()) return wrong;
-    if (Problem wrong = check_row(c.format, "K", c.k); !wrong.empty()) return wrong;
-    if (c.tokens < 0) return problem("tokens is %d", c.tokens);
-    if (c.n <= 0) return problem("N is %d", c.n);
-    if (!aligned(c.x) || !aligned(c.weight)) return "x and weight must start at a multiple of 16 bytes";
-    return {};
-}
-
 template <class T, int bits, int groups>
 Problem launch_tile(const Linear& c, cudaStream_t stream) {
     const dim3 grid(ceil_div(c.n, 16), ceil_div(c.tokens, 8 * groups));
-    const cudaError_t error = ERNIE_LAUNCH((linear_decode<T, bits, groups>), grid, 32 * warps, sizeof(Shared<groups>),
+    const cudaError_t error = ERNIE_LAUNCH((linear_decode_tile<T, bits, groups>), grid, 32 * warps, sizeof(Shared<groups>),
                                            stream, static_cast<const T*>(c.x), c.weight,
                                            static_cast<const __half*>(c.scales), static_cast<T*>(c.y), c.tokens, c.n,
                                            c.k, c.format.block_size);
-    return answer(error, "linear_decode");
+    return answer(error, "linear_decode_tile");
 }
 
 }  // namespace
 
-Problem launch(const Linear& c, cudaStream_t stream) {
-    if (Problem wrong = check(c); !wrong.empty()) return wrong;
-    if (c.tokens == 0) return {};
+Problem linear_decode(const Linear& c, cudaStream_t stream) {
     return with_type(c.type, [&](auto type) {
         using T = decltype(type);
         const bool few = c.tokens <= 8;

@@ -43,6 +43,11 @@ struct Chunk {
     }
 };
 
+/// A scale is copied with the four bytes it lies in: is it the second of them?
+__device__ __forceinline__ bool second_of_word(const __half* scale) {
+    return reinterpret_cast<std::uintptr_t>(scale) & 2;
+}
+
 /// The two rows of a lane and, for each group of 8 tokens, the activations of its own (null: none).
 template <class T, int groups>
 struct Operands {
@@ -80,10 +85,6 @@ struct RowTile {
     /// The block whose scale this lane holds for the four lanes of its rows.
     __device__ __forceinline__ int block(int chunk) const {
         return min(chunk * Order::k / block_size + min(t, parts - 1), k_total / block_size - 1);
-    }
-
-    static __device__ __forceinline__ bool second_of_word(const __half* scale) {
-        return reinterpret_cast<std::uintptr_t>(scale) & 2;
     }
 
     __device__ __forceinline__ void load(int item) const {

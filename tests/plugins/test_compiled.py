@@ -13,7 +13,8 @@ from benchmarks.kernels_compiled import RESULT, SMS, sources_digest, text_of
 TABLE: dict[str, Any] = json.loads(RESULT.read_text())
 #: What each kernel that reads much is made of: tensor cores, and weights or cache 16 bytes at a time.
 MEANT = {
-    "linear_decode": ("mma", "copies_16_bytes"),
+    "linear_decode_tile": ("mma", "copies_16_bytes"),
+    "linear_prefill_tile": ("mma", "copies_16_bytes"),
     "experts_gate_up": ("mma", "copies_16_bytes"),
     "experts_down": ("mma", "copies_16_bytes"),
     "attention_part": ("mma", "loads_16_bytes"),

@@ -51,7 +51,24 @@ def test_as_float64(
 
 @settings(EXAMPLES, max_examples=12)
 @given(
-    tokens=st.integers(1, 9),
+    tokens=st.integers(17, 140),
+    n=st.integers(1, 140),
+    blocks=st.integers(1, 10),
+    block_size=st.sampled_from([32, 64, 128]),
+    bits=st.sampled_from([4, 8]),
+    dtype=st.sampled_from(list(TYPES.values())),
+    schedule=SCHEDULES,
+)
+def test_prefill_as_float64(
+    tokens: int, n: int, blocks: int, block_size: int, bits: int, dtype: Any, schedule: Schedule
+) -> None:
+    x = exact.activations(np.random.default_rng(schedule.seed), (tokens, block_size * blocks), dtype)
+    checked(x, n, bits, block_size, schedule)
+
+
+@settings(EXAMPLES, max_examples=12)
+@given(
+    tokens=st.one_of(st.integers(1, 9), st.integers(17, 70)),
     blocks=st.integers(1, 6),
     block_size=st.sampled_from([32, 64, 128]),
     bits=st.sampled_from([4, 8]),
@@ -62,7 +79,7 @@ def test_no_thread_races(tokens: int, blocks: int, block_size: int, bits: int, s
     checked(x, 17, bits, block_size, schedule, "thread")
 
 
-@pytest.mark.parametrize(("tokens", "bits"), [(1, 4), (1, 8), (16, 4)])
+@pytest.mark.parametrize(("tokens", "bits"), [(1, 4), (1, 8), (16, 4), (100, 4)])
 def test_true_size(tokens: int, bits: int) -> None:
     """The attention's query and output projections of the 21B."""
     x = exact.activations(np.random.default_rng(21), (tokens, 2560), np.float16)
@@ -91,6 +108,14 @@ def test_a_weight_is_read_once_for_16_tokens(bits: int, tokens: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("tokens", "readings"), [(17, 1), (64, 1), (65, 2)])
+def test_prefill_reads_a_weight_once_for_64_tokens(bits: int, tokens: int, readings: int) -> None:
+    data, scales = exact.weights(np.random.default_rng(1), (128, 256), bits, 64)
+    answer = linear(np.ones((tokens, 256), np.float16), data, scales, bits, 64)
+    assert answer.weight_bytes == readings * data.size
+
+
+@pytest.mark.parametrize("bits", [4, 8])
 def test_every_code_is_exact(bits: int) -> None:
     """One weight at a time: all codes at all places of a word, in both types, come out as integers."""
     k, codes = 256, 2**bits
@@ -98,28 +123,30 @@ def test_every_code_is_exact(bits: int) -> None:
     data = formats.pack(values.astype(np.uint8), bits)
     scales = np.ones((codes, k // 32), np.float16)
     for dtype in TYPES.values():
-        for first in range(0, k, 16):
-            x = np.zeros((16, k), dtype)
-            x[np.arange(16), first + np.arange(16)] = 1
+        for first, tokens in [*((first, 16) for first in range(0, k, 16)), (0, k)]:
+            x = np.zeros((tokens, k), dtype)
+            x[np.arange(tokens), first + np.arange(tokens)] = 1
             y = linear(x, data, scales, bits, 32, flavour="plain").arrays["y"]
-            assert (y.T.astype(np.float32) == values[:, first : first + 16] - codes // 2).all()
+            assert (y.T.astype(np.float32) == values[:, first : first + tokens] - codes // 2).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_stays_in_its_token(value: float) -> None:
+@pytest.mark.parametrize("tokens", [9, 40])
+def test_what_is_not_finite_stays_in_its_token(tokens: int, value: float) -> None:
     data, scales = exact.weights(np.random.default_rng(1), (20, 128), 4, 32)
-    x = exact.activations(np.random.default_rng(2), (9, 128), np.float16)
+    x = exact.activations(np.random.default_rng(2), (tokens, 128), np.float16)
     good = linear(x, data, scales, 4, 32).arrays["y"]
     x[3, 100] = value
     bad = linear(x, data, scales, 4, 32).arrays["y"]
     assert not np.isfinite(bad[3]).any()
-    others = [t for t in range(9) if t != 3]
+    others = [t for t in range(tokens) if t != 3]
     assert (bad[others] == good[others]).all()
 
 
-def test_the_same_to_the_bit_in_every_order() -> None:
+@pytest.mark.parametrize("tokens", [5, 20])
+def test_the_same_to_the_bit_in_every_order(tokens: int) -> None:
     data, scales = exact.weights(np.random.default_rng(1), (33, 640), 4, 128)
-    x = exact.activations(np.random.default_rng(2), (5, 640), np.float16)
+    x = exact.activations(np.random.default_rng(2), (tokens, 640), np.float16)
     answers = [
         linear(x, data, scales, 4, 128, schedule=Schedule(order, copies, seed)).arrays["y"].tobytes()
         for order, copies, seed in [(0, 0, 1), (0, 1, 2), (1, 0, 3), (2, 1, 4)]
