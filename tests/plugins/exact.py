@@ -62,7 +62,11 @@ def attention(queries: Array, keys: Array, values: Array, scale: float) -> Array
     return output
 
 
-def error(actual: Array, expected: Array) -> float:
-    """‖actual − expected‖ / ‖expected‖; NaN where a number is missing, so that `<` fails."""
+def error(actual: Array, expected: Array, usual: float = 0) -> float:
+    """‖actual − expected‖ / ‖expected‖; NaN where a number is missing, so that `<` fails.
+
+    usual: the size of an element below which it is due to cancellation, not to the scale of things; it
+    keeps a few elements that are next to nothing from being held to nothing.
+    """
     difference = np.linalg.norm(actual.astype(np.float64) - expected)
-    return float(difference / max(np.linalg.norm(expected), 1e-30))
+    return float(difference / max(np.linalg.norm(expected), usual * np.sqrt(expected.size), 1e-30))
