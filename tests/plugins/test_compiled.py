@@ -32,7 +32,7 @@ def test_is_of_these_sources_and_of_every_sm() -> None:
 def test_nothing_spills_and_nothing_wide_is_missing(kernel: str) -> None:
     for row in TABLE["kernels"][kernel].values():
         assert row["stack"] == 0 and row["spills"] == 0
-        assert row["occupancy"] >= 0.12
+        assert row["occupancy"] >= 0.08
         assert all(row[what] > 0 for what in MEANT.get(kernel.partition("<")[0], ()))
 
 
