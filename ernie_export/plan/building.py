@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from ernie_export.plan import validating
+from ernie_export.plan import machine, validating
 from ernie_export.plan.measured import BF16, PIECES, TRACE, TRACE_LAYER, WRITER
 from ernie_export.plan.memory import Memory
 
@@ -23,7 +23,7 @@ class Building(BaseModel):
     trace: int
     weights: int
     validation: int
-    """Of the way that takes less: the engine whole, or layer by layer."""
+    """With the engine whole, or layer by layer where this machine has too little memory free for that."""
     peak: int
     disk: int
     """Of the weight files."""
@@ -36,7 +36,9 @@ def building(config: ErnieConfig, engine: Memory, disk: int, threads: int | None
     # Of an expert, gate and up are copied to interleave their rows; all else is read where it is mapped.
     pair = 2 * config.moe_intermediate_size * config.hidden_size * BF16
     weights = trace + WRITER + threads * (PIECES + pair)
-    validate = trace - TRACE + min(validating.whole(config, engine), validating.by_layer(config))
+    whole = validating.whole(config, engine)
+    way = whole if validating.fits_whole(whole, machine.memory()[1]) else validating.by_layer(config)
+    validate = trace - TRACE + way
     return Building(
         trace=trace, weights=weights, validation=validate, peak=max(trace, weights, validate), disk=disk
     )

@@ -67,5 +67,7 @@ REFERENCE = 450 * MIB
 REFERENCE_AT_ONCE, REFERENCE_INNER, REFERENCE_HIDDEN = 4096, 3, 6
 #: Tokens of which every operator is compared, and how often the states between the layers are held.
 COMPARED_AT_ONCE, COMPARED = 512, 3
+#: The part of the free memory that validation takes: a choice.
+MARGIN = 0.8
 #: How often the head stands in memory as fp32, and the logits beside it.
 HEADS, LOGITS = 3, 6

@@ -12,6 +12,7 @@ from ernie_export.plan.measured import (
     FLOAT,
     HEADS,
     LOGITS,
+    MARGIN,
     REFERENCE,
     REFERENCE_AT_ONCE,
     REFERENCE_HIDDEN,
@@ -28,6 +29,11 @@ def whole(config: ErnieConfig, engine: Memory) -> int:
     engines = engine.opening + sum(engine.weights.values())
     recorded = config.num_hidden_layers * COMPARED_AT_ONCE * FLOAT * _states(config)
     return max(by_layer(config), REFERENCE + engines + recorded)
+
+
+def fits_whole(needed: int, free: int) -> bool:
+    """Whether the engine is run whole where that takes `needed` bytes."""
+    return needed <= MARGIN * free
 
 
 def by_layer(config: ErnieConfig) -> int:

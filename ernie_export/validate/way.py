@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ernie_export.errors import UserError
 from ernie_export.plan import machine, validating
+from ernie_export.plan.measured import MARGIN
 from ernie_export.plan.memory import memory
 from ernie_export.plan.setting import Setting
 from ernie_export.readable import size
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 Way = Literal["whole", "layers"]
 UNKNOWN = 4
 """Times its files that an engine may take whose formats are not known: fp16 that is held as fp32 twice."""
-MARGIN = 0.8
-"""The part of the free memory that validation takes."""
 BY_LAYER = 8 << 30
 """Bytes: validation layer by layer opens no whole engine that takes more than this."""
 
@@ -69,4 +68,5 @@ def choose(
             planned = memory(reference.config, Target.find(target), setting)
             engine, needed = planned.peak, validating.whole(reference.config, planned)
     free = machine.memory()[1]
-    return Chosen(forced or ("whole" if needed <= MARGIN * free else "layers"), engine, free)
+    way: Way = "whole" if validating.fits_whole(needed, free) else "layers"
+    return Chosen(forced or way, engine, free)

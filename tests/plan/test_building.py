@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ernie_export.checkpoint.config import ErnieConfig
+from ernie_export.plan import machine
 from ernie_export.plan.building import Building, building
 from ernie_export.plan.memory import memory
 from ernie_export.plan.setting import Setting
@@ -19,14 +20,26 @@ def layers(config: ErnieConfig, count: int) -> ErnieConfig:
     return config.model_copy(update={"num_hidden_layers": count, "moe_layer_end_index": count - 1})
 
 
+def test_validation_takes_the_way_that_the_memory_leads_to(
+    the_21b: ErnieConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "memory", lambda: (1 << 40, 1 << 40))
+    whole = of(the_21b).validation
+    monkeypatch.setattr(machine, "memory", lambda: (8 << 30, 8 << 30))
+    assert of(the_21b).validation < 10 << 30 < 2 * (10 << 30) < whole
+
+
 def test_the_peak_is_that_of_the_hungriest_stage(the_21b: ErnieConfig) -> None:
     found = of(the_21b)
     assert found.peak == max(found.trace, found.weights, found.validation)
     assert found.disk == 5
 
 
-def test_tracing_and_writing_do_not_grow_with_the_layers(the_21b: ErnieConfig) -> None:
+def test_tracing_and_writing_do_not_grow_with_the_layers(
+    the_21b: ErnieConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At most 3 GiB for the 21B, and the same at 8 and 28 layers within 10 %."""
+    monkeypatch.setattr(machine, "memory", lambda: (8 << 30, 8 << 30))
     few, all_ = (of(layers(the_21b, count), threads=2) for count in (8, 28))
     assert all_.weights < 3 << 30
     assert few.weights == pytest.approx(all_.weights, rel=0.1)
