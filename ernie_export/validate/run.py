@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import ernie_export
@@ -93,8 +94,8 @@ def validate(
     if keep:
         found.notes.append(_kept(recording, keep))
     if finite:
-        engine = opener(folder, (), ()) if chosen.opens_whole else None
-        trial.continue_greedily(engine, reference, tokenizer)
+        opened = partial(opener, folder, (), ()) if chosen.opens_whole else None
+        trial.continue_greedily(opened, reference, tokenizer)
     found.metrics["memory.peak_bytes"] = float(environment.peak_memory())
     asked, idle = applicable(gates, source.config, parts, found.metrics, chosen.opens_whole)
     found.notes += idle

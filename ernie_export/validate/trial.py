@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,11 +189,11 @@ class Trial:
             )
 
     def continue_greedily(
-        self, engine: Engine | None, reference: LayeredReference, tokenizer: TextTokenizer
+        self, opened: Callable[[], Engine] | None, reference: LayeredReference, tokenizer: TextTokenizer
     ) -> None:
         """Where the reference, fed with the engine's own text, would first have chosen otherwise; and what
         the reference's layers make of the states that the engine had, in the same pass over its layers."""
-        prompts, texts = self._texts(engine)
+        prompts, texts = self._texts(opened)
         rows = [[*prompt, *text[:-1]] for prompt, text in zip(prompts, texts, strict=True)]
         with (
             self._found.timed("greedy"),
@@ -219,16 +219,17 @@ class Trial:
                 f"greedy continuation of {len(texts)} prompts by {self._sample.new_tokens} tokens"
             )
 
-    def _texts(self, engine: Engine | None) -> tuple[list[list[int]], list[list[int]]]:
-        """The prompts, and what the engine makes of them; nothing where it cannot."""
-        if engine is None:
+    def _texts(self, opened: Callable[[], Engine] | None) -> tuple[list[list[int]], list[list[int]]]:
+        """The prompts, and what the engine makes of them; nothing where it cannot. It is let go at the end:
+        the reference's layers come next."""
+        if opened is None:
             return [], []
         sample = self._sample
         windows = self._ids[:: max(1, len(self._ids) // sample.prompts)][: sample.prompts]
         prompts = [ids[: sample.prompt_tokens].tolist() for ids in windows]
         with self._found.timed("greedy"):
             try:
-                made = generate(engine, prompts, sample.new_tokens, Sampling(), frozenset())
+                made = generate(opened(), prompts, sample.new_tokens, Sampling(), frozenset())
             except WorkError as error:
                 self._found.notes.append(f"No greedy continuation: {error.cause}")
                 return [], []

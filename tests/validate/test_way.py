@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,28 @@ def test_memory_for_less_than_one_layer_is_one_clear_error(
     monkeypatch.setattr(layers, "memory", lambda: (1 << 30, 1 << 20))
     with pytest.raises(WorkError, match=r"layer 0 of the reference takes .* in fp32, and this machine has"):
         validated(bundle("int4"), way="layers")
+
+
+def test_the_engine_is_let_go_before_the_references_layers_come(
+    bundle: BuiltBundle, validated: Validated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+    opener, layer = run._open_engine, layers.LayeredReference.layer
+    alive: set[int] = set()
+
+    def noted(*args: Any) -> Any:
+        engine = opener(*args)
+        opened.append(weakref.ref(engine))
+        return engine
+
+    def asked(self: Any, number: int) -> Any:
+        alive.update(number for engine in opened if engine() is not None)
+        return layer(self, number)
+
+    monkeypatch.setattr(run, "_open_engine", noted)
+    monkeypatch.setattr(layers.LayeredReference, "layer", asked)
+    validated(bundle("int4"), way="layers")
+    assert len(opened) == 1 and alive == set()
 
 
 @pytest.mark.parametrize(
