@@ -137,11 +137,8 @@ class PartSession:
         return {name: value.numpy() for name, value in zip(self._part.probes, shown, strict=True)}
 
 
-def cut(source: bytes, wanted: Sequence[str]) -> bytes:
+def cut(model: onnx.ModelProto, wanted: Sequence[str]) -> bytes:
     """The graph without what `wanted` does not need; the attentions that are left keep their caches."""
-    import onnx
-
-    model = onnx.load_from_string(source)
     graph = model.graph
     nodes = _needed(graph.node, wanted)
     read = {name for node in nodes for name in node.input}
