@@ -22,6 +22,8 @@ from ernie_export import lock
 from ernie_export.bits import choose
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.write import publish, seal
+from ernie_export.calibrate.record import CalibrationRecord
+from ernie_export.calibrating import calibrate, calibration_inputs, calibration_text
 from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.checkpoint.layout import EMBEDDING, layer_of, part_of
 from ernie_export.engine import genai
@@ -36,6 +38,7 @@ from ernie_export.validate.report import Claim, Report
 from ernie_export.validate.run import validate
 
 if TYPE_CHECKING:
+    from ernie_export.generate.windows import Windows
     from ernie_export.recipe import Recipe
     from ernie_export.target import Target
 
@@ -68,8 +71,11 @@ def build(
     replace: bool = False,
     progress: Progress | None = None,
     tell: Callable[[str], None] = lambda _message: None,
+    calibration: Path | None = None,
 ) -> BuildResult:
     """Make the bundle `output`, or find that it is there already. `tell` hears of an earlier build's work.
+
+    `calibration` is the text for a recipe that calibrates; None: the one that comes along.
 
     A build whose gates fail leaves no bundle: its report is written to `NAME.report.json` beside the
     output, and the work stays for the next try.
@@ -84,11 +90,12 @@ def build(
     output = output.absolute()
     partial = output.parent / f".{output.name}.partial"
     require_replaceable(output)
+    text = calibration_text(checkpoint, recipe, calibration)
     if recipe.budget:
         recipe = choose(checkpoint_folder, target, recipe, recipe.budget, progress).recipe
     recipe = recipe.model_copy(update={"context": context_of(checkpoint, recipe)})
     if output.exists():
-        difference = unlike(output, checkpoint, recipe, target, progress)
+        difference = unlike(output, checkpoint, recipe, target, text, progress)
         if not difference:
             shutil.rmtree(partial, ignore_errors=True)
             report = Report.read(output / Report.FILE)
@@ -103,9 +110,10 @@ def build(
     partial.mkdir(parents=True, exist_ok=True)
     with lock.held(partial), told_when_full(partial):
         work = Work(partial, progress)
-        prepare(work, checkpoint, recipe.parts, context_of(checkpoint, recipe), tell)
+        more = calibration_inputs(recipe, text)
+        prepare(work, checkpoint, recipe.parts, context_of(checkpoint, recipe), tell, **more)
         write_graph(work, checkpoint, recipe, target)
-        write_weights(work, checkpoint, recipe)
+        make_weights(work, checkpoint, recipe, text)
         write_texts(work, checkpoint, recipe, target)
         work.leave_only_what_was_made()
         result = validate_and_publish(work, checkpoint, recipe, target, output, replace)
@@ -169,18 +177,28 @@ def require_tokenizer(checkpoint: Checkpoint) -> None:
     TextTokenizer.read(checkpoint.path).require_fit(checkpoint.config.vocab_size)
 
 
-def unlike(output: Path, checkpoint: Checkpoint, recipe: Recipe, target: Target, progress: Progress) -> str:
+def unlike(
+    output: Path,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    target: Target,
+    text: Windows | None,
+    progress: Progress,
+) -> str:
     """In what the bundle that stands there is not this build; empty if it is. Sizes are checked, bytes are not."""
     try:
         manifest = Manifest.read(output)
         its_recipe = (output / RECIPE).read_bytes()
         sizes = {name: (output / name).stat().st_size for name in manifest.files}
+        record = CalibrationRecord.read(output)
     except (UserError, OSError):
         return "is no whole bundle"
     if manifest.target != target.name:
         return f"is for the target {manifest.target}"
     if its_recipe != recipe.to_toml().encode():
         return "was made by another recipe"
+    if (record and record.sha256) != (text and text.sha256):
+        return "was calibrated on another text"
     if any(sizes[name] != entry.size for name, entry in manifest.files.items()):
         return "is damaged"
     now = environment.software()
@@ -220,6 +238,13 @@ def write_graph(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
         "target": target.bodies,
     }
     work.make(GRAPH, made_from, writer)
+
+
+def make_weights(work: Work, checkpoint: Checkpoint, recipe: Recipe, text: Windows | None) -> None:
+    """First what is calibrated on the text, in its order; then the rest at once."""
+    if text:
+        calibrate(work, checkpoint, recipe, text)
+    write_weights(work, checkpoint, recipe, **calibration_inputs(recipe, text))
 
 
 def write_texts(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Target) -> None:

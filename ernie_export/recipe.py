@@ -133,6 +133,23 @@ def layers_of(key: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
+class Calibration(_Table):
+    """How a text is used to round the integer formats of the decoder layers for what they are used for."""
+
+    method: Literal["gptq"]
+    tokens: Annotated[int, Field(ge=64, le=1 << 20)] = 32768
+    """How much of the text is read: windows of `window` tokens, spread evenly over it."""
+    window: Annotated[int, Field(ge=2)] = 512
+    least_tokens: Annotated[int, Field(ge=1)] = 128
+    """An expert that fewer of the tokens are routed to is rounded to nearest."""
+
+    @model_validator(mode="after")
+    def _whole_windows(self) -> Calibration:
+        if self.tokens % self.window:
+            raise ValueError(f"tokens = {self.tokens} is no multiple of window = {self.window}")
+        return self
+
+
 class Gate(_Table):
     """The bounds of one measured number, both included."""
 
@@ -160,6 +177,8 @@ class Recipe(_Table):
     batch: Annotated[int, Field(ge=1, le=1024)] = 4
     """Most rows at once: what validation runs, and what an engine of fixed shapes is built for."""
     parts: Parts
+    calibration: Calibration | None = None
+    """None: every weight is rounded to nearest."""
     gates: dict[str, Gate] = {}
     """Bounds by the name of the measured number, as in a report: `logits.kl_mean`."""
 
@@ -167,6 +186,13 @@ class Recipe(_Table):
     def _bits_need_a_budget(self) -> Recipe:
         if (self.bits is None) != (self.budget is None):
             raise ValueError('bits = "auto" and a budget go together: give both or none')
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_calibrate(self) -> Recipe:
+        integer = [name for name, form in self.parts.named().items() if form.block_size]
+        if self.calibration and not {*integer} - {"embedding"}:
+            raise ValueError("there is nothing to calibrate: no part but the embedding has an integer format")
         return self
 
     @staticmethod
@@ -226,11 +252,14 @@ class Recipe(_Table):
 
     def to_toml(self) -> str:
         """The recipe as TOML, that `read` reads back to an equal recipe; the same bytes each time."""
-        head = self.model_dump(exclude={"parts", "gates"}, exclude_none=True)
+        head = self.model_dump(exclude={"parts", "calibration", "gates"}, exclude_none=True)
         lines = [f"{key} = {_toml(value)}" for key, value in head.items()]
         lines += ["", "[parts]", *_rows(self.parts.of_model())]
         for key in sorted(self.parts.layers, key=lambda key: (layers_of(key).start, key)):
             lines += ["", f"[parts.layers.{key}]", *_rows(self.parts.layers[key].given())]
+        if self.calibration:
+            lines += ["", "[calibration]"]
+            lines += [f"{key} = {_toml(value)}" for key, value in self.calibration.model_dump().items()]
         lines += ["", "[gates]", *_rows(self.gates)]
         return "\n".join(lines) + "\n"
 
@@ -285,12 +314,15 @@ def _mistake(path: Path, error: ErrorDetails) -> UserError:
     return UserError(f"{path}: {where} is {error['input']!r}: {reason}", "Correct the recipe.")
 
 
+TABLES: dict[str, type[_Table]] = {"parts": Parts, "calibration": Calibration}
+
+
 def _fields(above: list[str]) -> list[str]:
     """The keys that the table below `above` may have."""
     if not above:
         return list(Recipe.model_fields)
-    if above == ["parts"]:
-        return list(Parts.model_fields)
+    if len(above) == 1 and above[0] in TABLES:
+        return list(TABLES[above[0]].model_fields)
     if above[:2] == ["parts", "layers"] and len(above) == 3:
         return list(LayerParts.model_fields)
     return list((PartFormat if above[0] == "parts" else Gate).model_fields)

@@ -32,20 +32,23 @@ FILES = 2
 WHY = {
     "checkpoint": "from another checkpoint, or this one has changed since",
     "layout": "by another recipe",
+    "calibration": "by another calibration",
     "software": "by other versions of the software",
 }
 
 
 def prepare(
-    work: Work, checkpoint: Checkpoint, parts: Parts, context: int, tell: Callable[[str], None]
+    work: Work, checkpoint: Checkpoint, parts: Parts, context: int, tell: Callable[[str], None], **more: str
 ) -> None:
     """Before any work: say what an earlier build left that is used or made anew, and see that the rest has room.
+
+    `more`: what else the files depend on, each with a digest.
 
     Raises:
         WorkError: the disk is too small.
     """
     files = weight_files(checkpoint.config, parts, context)
-    made_from = {file.path: inputs(file, checkpoint) for file in files}
+    made_from = {file.path: inputs(file, checkpoint) | more for file in files}
     standing = {file.path for file in files if work.stands(file.path, made_from[file.path])}
     left = [file for file in files if file.path not in standing]
     reasons = dict.fromkeys(work.differs_in(file.path, made_from[file.path]) for file in left)
@@ -73,14 +76,14 @@ def require_room(folder: Path, wanted: int) -> None:
         )
 
 
-def write_weights(work: Work, checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """Make the files that the graph refers to and that are not there yet.
+def write_weights(work: Work, checkpoint: Checkpoint, recipe: Recipe, **more: str) -> None:
+    """Make the files that the graph refers to and that are not there yet; `more` as in `prepare`.
 
     Raises:
         UserError: a weight fits no number of its format, or the checkpoint changed while it was read.
     """
     files, parts = read_layout(work.folder / FILE), recipe.parts
-    left = [file for file in files if not work.stands(file.path, inputs(file, checkpoint))]
+    left = [file for file in files if not work.stands(file.path, inputs(file, checkpoint) | more)]
     total = sum(bytes_read(file, checkpoint) for file in left)
     cores = len(os.sched_getaffinity(0))
     with (
@@ -89,7 +92,8 @@ def write_weights(work: Work, checkpoint: Checkpoint, recipe: Recipe) -> None:
         ThreadPoolExecutor(FILES) as drivers,
     ):
         futures = [
-            drivers.submit(make_weight_file, work, checkpoint, parts, file, pool, step) for file in files
+            drivers.submit(make_weight_file, work, checkpoint, parts, file, pool, step, None, **more)
+            for file in files
         ]
         try:
             for future in futures:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ernie_export.errors import UserError
-from ernie_export.recipe import PARTS, Gate, LayerParts, PartFormat, Parts, Recipe
+from ernie_export.recipe import PARTS, Calibration, Gate, LayerParts, PartFormat, Parts, Recipe
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 FORMATS = st.builds(PartFormat, format=st.sampled_from(["fp32", "fp16"])) | st.builds(
@@ -31,14 +31,30 @@ LAYERS = st.lists(st.integers(0, 60), unique=True, max_size=8).flatmap(
     )
 )
 TEXT = st.text(st.characters(codec="utf-8"))
-RECIPES = st.builds(
-    Recipe,
-    name=st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,20}\Z"),
-    description=TEXT,
-    context=st.none() | st.integers(2, 2**20),
-    batch=st.integers(1, 1024),
-    parts=st.builds(Parts, **dict.fromkeys(PARTS, FORMATS), layers=LAYERS),
-    gates=st.dictionaries(TEXT, GATES, max_size=5),
+CALIBRATIONS = st.builds(
+    lambda window, windows, least: Calibration(
+        method="gptq", tokens=window * windows, window=window, least_tokens=least
+    ),
+    st.integers(64, 512), st.integers(1, 64), st.integers(1, 1000),
+)  # fmt: skip
+PARTS_OF_RECIPES = st.builds(Parts, **dict.fromkeys(PARTS, FORMATS), layers=LAYERS)
+ATTENTION_IN_BITS = PARTS_OF_RECIPES.map(
+    lambda parts: parts.model_copy(update={"attention": PartFormat(format="int8", block_size=32)})
+)
+RECIPES = st.one_of(
+    *(
+        st.builds(
+            Recipe,
+            name=st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,20}\Z"),
+            description=TEXT,
+            context=st.none() | st.integers(2, 2**20),
+            batch=st.integers(1, 1024),
+            parts=parts,
+            calibration=calibration,
+            gates=st.dictionaries(TEXT, GATES, max_size=5),
+        )
+        for parts, calibration in ((PARTS_OF_RECIPES, st.none()), (ATTENTION_IN_BITS, CALIBRATIONS))
+    )
 )
 
 
@@ -66,11 +82,12 @@ def refusal(path: Path) -> str:
 
 
 def test_the_recipes_that_come_along() -> None:
-    assert Recipe.names() == ["fp32", "fp16", "int8", "int4", "int4-small"]
+    assert Recipe.names() == ["fp32", "fp16", "int8", "int4", "int4-gptq", "int4-small"]
     for name in Recipe.names():
         recipe = Recipe.find(name)
         assert recipe.name == name
         assert recipe.parts.experts.format == name.partition("-")[0]
+        assert bool(recipe.calibration) == name.endswith("-gptq")
         assert recipe.gates and recipe.description
 
 
@@ -126,11 +143,15 @@ def test_a_name_before_a_path_and_a_path_before_nothing(
     [
         (
             "int44",
-            "No recipe is named 'int44'. Did you mean int4? Known: fp32, fp16, int8, int4. Or name a file.",
+            "No recipe is named 'int44'. Did you mean int4? Known: fp32, fp16, int8, int4, "
+            "int4-gptq, int4-small. Or name a file.",
         ),
         ("", "No recipe is named ''. Known: fp32"),
         ("no/such", "There is no recipe no/such"),
-        ("such.toml", "There is no recipe such.toml. Name a file, or one of: fp32, fp16, int8, int4."),
+        (
+            "such.toml",
+            "There is no recipe such.toml. Name a file, or one of: fp32, fp16, int8, int4, int4-gptq, int4-small.",
+        ),
     ],
 )
 def test_a_recipe_that_is_not_there(

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HELD_OUT_ONE_IN = 20
+CALIBRATION_ONE_IN, CALIBRATION_REST = 40, 2
+"""Of the files that are learnt from, those that calibration reads as well."""
 #: Files that are lists of contributors or of changes: little language, many names.
 LEFT_OUT = ("whatsnew/changelog", "license", "copyright")
 
@@ -28,17 +30,27 @@ TERM = re.compile(r"^ {4}(?P<name>[^\s.:`][^\n]*)\n(?P<body>(?: {6,}[^\n]*\n)+)"
 class Corpus:
     train: list[str]
     held_out: list[str]
+    calibration: list[str]
+    """A part of `train`."""
     dialogues: list[tuple[str, str]]
     sha256: str
 
 
 def is_held_out(name: str) -> bool:
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
+    return number_of(name) % HELD_OUT_ONE_IN == 0
+
+
+def is_calibration(name: str) -> bool:
+    return number_of(name) % CALIBRATION_ONE_IN == CALIBRATION_REST
+
+
+def number_of(name: str) -> int:
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16)
 
 
 def load(folder: Path) -> Corpus:
     """Read every source below `folder`, in the order of their names."""
-    train, held_out, dialogues = [], [], []
+    train, held_out, calibration, dialogues = [], [], [], []
     digest = hashlib.sha256()
     paths = sorted(folder.rglob("*.rst.txt"))
     if not paths:
@@ -54,7 +66,8 @@ def load(folder: Path) -> Corpus:
         else:
             train.append(text)
             dialogues += questions(name, text)
-    return Corpus(train, held_out, dialogues, digest.hexdigest())
+            calibration += [text] * is_calibration(name)
+    return Corpus(train, held_out, calibration, dialogues, digest.hexdigest())
 
 
 def questions(name: str, text: str) -> list[tuple[str, str]]:

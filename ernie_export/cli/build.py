@@ -40,6 +40,14 @@ def build(
         str,
         typer.Option(metavar="R", help="A recipe's name, or its file.", autocompletion=_recipe_names),
     ] = "int4",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TEXT",
+            help="For a recipe that calibrates: text like that which the model will read. "
+            "Without it, the English documentation that comes along.",
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option(metavar="BUNDLE", help="The folder to write.")],
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace another build that stands there.")
@@ -58,7 +66,9 @@ def build(
     from ernie_export import pipeline
 
     with terminal.progress() as progress:
-        result = pipeline.build(folder_of(checkpoint), purpose, how, output, replace, progress, terminal.say)
+        result = pipeline.build(
+            folder_of(checkpoint), purpose, how, output, replace, progress, terminal.say, calibration
+        )
     report = result.report_data
     if json:
         _emit(result)

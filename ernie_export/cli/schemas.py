@@ -23,6 +23,7 @@ from ernie_export.bench.bench import Bench
 from ernie_export.bits import Choice
 from ernie_export.bundle.diff import Difference
 from ernie_export.bundle.manifest import Manifest
+from ernie_export.calibrate.record import CalibrationRecord
 from ernie_export.checkpoint.inspect import CheckpointSummary
 from ernie_export.cli.outputs import BatchOutput, BuildOutput, GenerateOutput, RecipesOutput, TargetsOutput
 from ernie_export.device.status import Generation, Status
@@ -37,6 +38,7 @@ SCHEMAS: dict[str, Any] = {
     "manifest": Manifest,
     "report": Report,
     "engine": EngineInfo,
+    "calibration": CalibrationRecord,
     "bench": Bench,
     "bits": Choice,
     "build": BuildOutput,

@@ -267,7 +267,7 @@ HEADLINES = {
     "operators.head_error": "Error of the head",
     "operators.cache_error": "Error of attention over the cache",
     "activations.largest": "Largest activation of the checkpoint",
-    "weights.misplaced": "Stored weights further off than half a step",
+    "weights.misplaced": "Stored weights further off than rounding goes",
     "weights.relative_error": "Error of the stored weights",
     "weights.block_error": "Error of the stored weights, the worst block",
     "greedy.agreement": "Greedy text the same, mean",

@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import ernie_export
+from ernie_export.calibrate.record import CalibrationRecord
 from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.engine.interface import Engine, EngineInfo
 from ernie_export.generate.tokenizer import TextTokenizer
+from ernie_export.generate.windows import Windows
 from ernie_export.progress import Progress, Silent
 from ernie_export.readable import size
 from ernie_export.recipe import Recipe
@@ -31,7 +33,7 @@ from ernie_export.validate.report import (
     Source,
     WeightReport,
 )
-from ernie_export.validate.sample import Sample, Windows, text_windows
+from ernie_export.validate.sample import Sample, text_windows
 from ernie_export.validate.sizes import sizes
 from ernie_export.validate.trial import Trial
 from ernie_export.validate.way import Way, choose
@@ -78,12 +80,13 @@ def validate(
     tokenizer = TextTokenizer.read(folder)
     windows = text_windows(sample, tokenizer.encode)
     stored = folder / "recipe.toml"
-    parts = Recipe.read(stored).parts if stored.is_file() else None
+    written = Recipe.read(stored) if stored.is_file() else None
+    parts = written.parts if written else None
     chosen = choose(
         folder, info.graph, parts, target, reference, windows, sample.batch, "whole" if opener else way
     )
     opener = opener or _open_engine
-    trial = Trial(folder, info.graph, parts, windows, sample, found)
+    trial = Trial(folder, info.graph, written, windows, sample, found)
     trial.compare_weights(source)
     recording = Recording(reference, windows.ids, Kept(keep, source.fingerprint(progress)) if keep else None)
     if chosen.way == "whole":
@@ -93,6 +96,8 @@ def validate(
         found.notes.append(chosen.note())
     if keep:
         found.notes.append(_kept(recording, keep))
+    if record := CalibrationRecord.read(folder):
+        found.notes.append(record.summary())
     if finite:
         opened = partial(opener, folder, (), ()) if chosen.opens_whole else None
         trial.continue_greedily(opened, reference, tokenizer)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ernie_export.errors import UserError
+from ernie_export.generate.windows import Windows, spread
 
-Array = np.ndarray[Any, Any]
 HELD_OUT = Path(__file__).parent / "heldout.txt"
 
 
@@ -55,41 +51,10 @@ class Sample:
         )
 
 
-@dataclass
-class Windows:
-    ids: Array
-    """[windows, tokens] int64."""
-    source: str
-    """The name of the text."""
-
-    @property
-    def sha256(self) -> str:
-        """Over the ids as little-endian int64."""
-        return hashlib.sha256(np.ascontiguousarray(self.ids, "<i8").tobytes()).hexdigest()
-
-
 def text_windows(sample: Sample, encode: Callable[[str], list[int]]) -> Windows:
     """Windows spread evenly over the sample's text.
 
     Raises:
         UserError: the text cannot be read, or is shorter than one window.
     """
-    try:
-        text = sample.text.read_text("utf-8")
-    except OSError as error:
-        raise UserError(
-            f"The text {sample.text} cannot be read ({error.strerror})", "Name a readable file."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"The text {sample.text} is not UTF-8 (byte {error.start})", "Save it as UTF-8."
-        ) from error
-    ids = np.array(encode(text), dtype=np.int64)
-    spare = len(ids) - sample.window_tokens
-    if spare < 0:
-        raise UserError(
-            f"The text {sample.text} has {len(ids)} tokens, a window has {sample.window_tokens}",
-            "Name a longer text.",
-        )
-    starts = np.linspace(0, spare, sample.windows).astype(int)
-    return Windows(np.stack([ids[at : at + sample.window_tokens] for at in starts]), sample.text.name)
+    return spread(sample.text, encode, sample.windows, sample.window_tokens, sample.window_tokens)

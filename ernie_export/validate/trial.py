@@ -35,12 +35,13 @@ if TYPE_CHECKING:
     from ernie_export.checkpoint.checkpoint import Checkpoint
     from ernie_export.engine.interface import Engine
     from ernie_export.generate.tokenizer import TextTokenizer
+    from ernie_export.generate.windows import Windows
     from ernie_export.progress import Step
-    from ernie_export.recipe import Parts
+    from ernie_export.recipe import Recipe
     from ernie_export.reference.layers import LayeredReference
     from ernie_export.validate.findings import Findings
     from ernie_export.validate.metrics import LogitsComparison, RoutingComparison
-    from ernie_export.validate.sample import Sample, Windows
+    from ernie_export.validate.sample import Sample
 
 Array = np.ndarray[Any, Any]
 States = Mapping[str, Array]
@@ -49,10 +50,16 @@ LARGEST_FP16 = float(np.finfo(np.float16).max)
 
 class Trial:
     def __init__(
-        self, folder: Path, graph: str, parts: Parts | None, windows: Windows, sample: Sample, found: Findings
+        self,
+        folder: Path,
+        graph: str,
+        recipe: Recipe | None,
+        windows: Windows,
+        sample: Sample,
+        found: Findings,
     ):
-        """`parts`: in which formats the weights are stored, where that is known."""
-        self._folder, self._graph, self._parts = folder, graph, parts
+        """`recipe`: how the weights are stored, where that is known."""
+        self._folder, self._graph, self._recipe = folder, graph, recipe
         self._ids, self._sample, self._found = windows.ids, sample, found
         self._heads = [ids[: sample.decode_tokens].tolist() for ids in self._ids]
         self._plays = plays(self._heads, sample.batch)
@@ -71,11 +78,11 @@ class Trial:
 
     def compare_weights(self, checkpoint: Checkpoint) -> None:
         """What is stored against the checkpoint, where the folder says in which formats it is stored."""
-        if self._parts is None:
+        if self._recipe is None:
             self._found.notes.append("The weights were not compared: the folder holds no recipe.toml")
             return
         with self._found.timed("weights"), self._found.progress.step("Validate: weights", None, "B") as step:
-            self._found.weights = compare_weights(self._folder, self._graph, checkpoint, self._parts, step)
+            self._found.weights = compare_weights(self._folder, self._graph, checkpoint, self._recipe, step)
         self._found.metrics |= weight_metrics(self._found.weights)
         self._found.claims.append("every stored weight")
 
@@ -116,8 +123,8 @@ class Trial:
         inner = [name for name in want.states if name != LOGITS]
         engine = segment.open(inner, inner)
         right = want.states
-        if self._parts is not None:
-            right, inside = expected(self._folder, self._graph, self._parts, ids, want.states)
+        if self._recipe is not None:
+            right, inside = expected(self._folder, self._graph, self._recipe.parts, ids, want.states)
             self._inside |= inside
         at_once = compare_operators(right, run_given(engine, ids, values))
         cut = compare_cached(right, run_given(engine, ids, values, cached_feeding(len(ids))))

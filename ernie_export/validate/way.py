@@ -17,9 +17,9 @@ from ernie_export.target import Target
 from ernie_export.validate.sizes import sizes
 
 if TYPE_CHECKING:
+    from ernie_export.generate.windows import Windows
     from ernie_export.recipe import Parts
     from ernie_export.reference.layers import LayeredReference
-    from ernie_export.validate.sample import Windows
 
 Way = Literal["whole", "layers"]
 UNKNOWN = 4

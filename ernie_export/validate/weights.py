@@ -2,8 +2,9 @@
 
 Running the operators shows a wrong weight only where the tried tokens lead through it; this reads
 every one.  A quantized weight must lie within half a step of the checkpoint's, or of the end of what
-its block's scale reaches where the checkpoint's is beyond that; a float must be the checkpoint's,
-rounded once.  That holds for any scale, so how well the scales fit is measured beside it, by block.
+its block's scale reaches where the checkpoint's is beyond that, and a calibrated one within the step
+more that calibration may take; a float must be the checkpoint's, rounded once.  That holds for any
+scale, so how well the scales fit is measured beside it, by block.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from ernie_export.graph.weights import (
     scales_of,
 )
 from ernie_export.quantize.formats import Packed, dequantize, packing
+from ernie_export.quantize.gptq import REACH
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.checkpoint import Checkpoint
     from ernie_export.progress import Step
-    from ernie_export.recipe import PartFormat, Parts
+    from ernie_export.recipe import PartFormat, Parts, Recipe
 
 Array = np.ndarray[Any, Any]
 Piece = tuple[Array, Array, Array, Array]
@@ -51,13 +53,13 @@ class WeightError:
     """The checkpoint's name, or which expert of which layer."""
     relative_error: float
     misplaced: float
-    """The part of the weights that are further than half a step from where they should be."""
+    """The part of the weights that are further from where they should be than rounding can have moved them."""
     block_error: float
     """The largest relative error of the weights that share a scale; of a float tensor, of a row."""
 
 
 def compare_weights(
-    folder: Path, graph: str, checkpoint: Checkpoint, parts: Parts, step: Step
+    folder: Path, graph: str, checkpoint: Checkpoint, recipe: Recipe, step: Step
 ) -> list[WeightError]:
     """Every tensor of every weight file, in the graph's order; the files are mapped, a matrix at a time is read.
 
@@ -69,7 +71,7 @@ def compare_weights(
         for stored in file.tensors:
             if not stored.name.endswith("scales"):
                 try:
-                    found = list(_compare(folder, file, stored, checkpoint, parts))
+                    found = list(_compare(folder, file, stored, checkpoint, recipe))
                 except (LookupError, ValueError) as error:
                     raise UserError(
                         f"{stored.name} in {folder / file.path} is no weight of this checkpoint ({error})",
@@ -87,18 +89,20 @@ def _badness(error: WeightError) -> tuple[float, float, float]:
 
 
 def _compare(
-    folder: Path, file: WeightFile, stored: Stored, checkpoint: Checkpoint, parts: Parts
+    folder: Path, file: WeightFile, stored: Stored, checkpoint: Checkpoint, recipe: Recipe
 ) -> Iterator[WeightError]:
-    form = form_of(stored.name, parts)
+    form = form_of(stored.name, recipe.parts)
     if form is None:
         want = plain(stored, checkpoint)
         got = _mapped(folder, file, stored)
         yield _error(stored.name, stored.name, [(want, want, got, np.zeros(()))], want.shape[-1])
         return
-    found = zip(matrices(stored.name, checkpoint), stored_matrices(folder, file, stored, parts), strict=True)
-    for (source, matrix), packed in found:
+    calibrated = recipe.calibration is not None and not stored.name.startswith("embedding.")
+    steps = 0.5 + REACH * calibrated + SLACK
+    stored_values = stored_matrices(folder, file, stored, recipe.parts)
+    for (source, matrix), packed in zip(matrices(stored.name, checkpoint), stored_values, strict=True):
         block = packing(form)[1] or matrix.shape[1]
-        yield _error(stored.name, source, _pieces(matrix, packed, form), block)
+        yield _error(stored.name, source, _pieces(matrix, packed, form, steps), block)
 
 
 def stored_matrices(folder: Path, file: WeightFile, stored: Stored, parts: Parts) -> Iterator[Packed]:
@@ -114,14 +118,14 @@ def stored_matrices(folder: Path, file: WeightFile, stored: Stored, parts: Parts
         yield Packed(matrix, None if scales is None else scales[number])
 
 
-def _pieces(matrix: Array, packed: Packed, form: PartFormat) -> Iterator[Piece]:
+def _pieces(matrix: Array, packed: Packed, form: PartFormat, steps: float) -> Iterator[Piece]:
     """A few rows at a time, so that the embedding of a large model does not stand in memory many times."""
     rows = max(1, PIECE // matrix.shape[1])
     for at in range(0, len(matrix), rows):
         want = matrix[at : at + rows].astype(np.float32)
         scales = None if packed.scales is None else packed.scales[at : at + rows]
         some = Packed(packed.data[at : at + rows], scales)
-        nearest, allowed = _nearest(some, want, form)
+        nearest, allowed = _nearest(some, want, form, steps)
         yield want, nearest, dequantize(some, form), allowed
 
 
@@ -129,14 +133,14 @@ def _mapped(folder: Path, file: WeightFile, stored: Stored) -> Array:
     return np.memmap(folder / file.path, stored.dtype, "r", stored.offset, stored.shape)
 
 
-def _nearest(packed: Packed, matrix: Array, form: PartFormat) -> tuple[Array, Array]:
+def _nearest(packed: Packed, matrix: Array, form: PartFormat, steps: float) -> tuple[Array, Array]:
     """The nearest to each weight that its scale can reach, and how far from there it may be, [N,K] each."""
     if packed.scales is None:
         return matrix, np.abs(matrix.astype(packed.data.dtype).astype(np.float32) - matrix)
     bits, block = packing(form)
     scales = np.repeat(packed.scales.astype(np.float32), block, axis=1)
     ends = scales * -(2 ** (bits - 1)), scales * (2 ** (bits - 1) - 1)
-    return np.clip(matrix, np.minimum(*ends), np.maximum(*ends)), np.abs(scales) * (0.5 + SLACK)
+    return np.clip(matrix, np.minimum(*ends), np.maximum(*ends)), np.abs(scales) * steps
 
 
 def _error(name: str, source: str, pieces: Iterable[Piece], block: int) -> WeightError:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ernie_export.checkpoint import embedded
+from ernie_export.recipe import Recipe
 from tests.bad_input.attack import Arguments, Attacks, Place
 
 RECIPES = Attacks("Recipe")
@@ -90,6 +91,66 @@ PIECES: list[tuple[str, str, str]] = [
 ]
 for name, old, new in PIECES:
     RECIPES.add(name)(lambda place, old=old, new=new: with_recipe(place, place.recipe(old, new)))
+
+
+CALIBRATIONS: list[tuple[str, str]] = [
+    ("a calibration without a method", "tokens = 512"),
+    ("an unknown method of calibration", 'method = "awq"'),
+    ("a misspelt key of the calibration", 'method = "gptq"\nwindows = 512'),
+    ("a calibration on half a window", 'method = "gptq"\ntokens = 1000'),
+    ("a calibration on no token", 'method = "gptq"\ntokens = 0'),
+    ("a calibration on windows longer than the checkpoint's", 'method = "gptq"\nwindow = 4096'),
+]
+for name, text in CALIBRATIONS:
+    RECIPES.add(name)(
+        lambda place, text=text: with_recipe(
+            place, place.recipe("[gates]", f"[calibration]\n{text}\n\n[gates]")
+        )
+    )
+
+
+@RECIPES.add("a calibration of floats")
+def _(place: Place) -> Arguments:
+    text = Recipe.find("fp16").to_toml()
+    return with_bytes(place, text.replace("[gates]", '[calibration]\nmethod = "gptq"\n\n[gates]'))
+
+
+def with_calibration(place: Place, text: bytes | Path, recipe: str = "int4-gptq") -> Arguments:
+    path = text if isinstance(text, Path) else place.root / "mine.txt"
+    if isinstance(text, bytes):
+        path.write_bytes(text)
+    return place.build(embedded.folder(), "--recipe", recipe, "--calibration", path)
+
+
+CALIBRATION_TEXTS: list[tuple[str, bytes]] = [
+    ("a calibration text that is empty", b""),
+    ("a calibration text that is not UTF-8", b"Ernie\xff"),
+    ("a calibration text that is too short", b"Ernie and Bert. " * 100),
+]
+for name, data in CALIBRATION_TEXTS:
+    RECIPES.add(name)(lambda place, data=data: with_calibration(place, data))
+
+
+@RECIPES.add("a calibration text that is not there")
+def _(place: Place) -> Arguments:
+    return with_calibration(place, place.root / "none.txt")
+
+
+@RECIPES.add("a calibration text that is a folder")
+def _(place: Place) -> Arguments:
+    (place.root / "folder.txt").mkdir()
+    return with_calibration(place, place.root / "folder.txt")
+
+
+@RECIPES.add("a calibration text that is a pipe")
+def _(place: Place) -> Arguments:
+    os.mkfifo(place.root / "pipe.txt")
+    return with_calibration(place, place.root / "pipe.txt")
+
+
+@RECIPES.add("a calibration text that nothing would read")
+def _(place: Place) -> Arguments:
+    return with_calibration(place, b"Ernie and Bert. " * 10_000, "int4")
 
 
 @RECIPES.add("blocks that do not divide the rows")

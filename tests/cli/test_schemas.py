@@ -49,12 +49,14 @@ def commands_with_json(command: Any, name: str = "") -> Iterator[str]:
 
 def test_every_command_with_json_has_a_schema() -> None:
     with_json = set(commands_with_json(typer.main.get_command(app)))
-    assert with_json - {"validate"} == SCHEMAS.keys() - {"manifest", "report", "engine"}  # validate: a report
+    documents = {"manifest", "report", "engine", "calibration"}
+    assert with_json - {"validate"} == SCHEMAS.keys() - documents  # validate prints a report
 
 
 def test_the_files_of_a_bundle(bundle: BuiltBundle) -> None:
     for name in ("manifest", "report", "engine"):
         check(name, (bundle("int4") / f"{name}.json").read_bytes())
+    check("calibration", (bundle("int4-gptq") / "calibration.json").read_bytes())
 
 
 def test_reports_of_every_kind() -> None:

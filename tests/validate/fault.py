@@ -16,6 +16,7 @@ from tests.validate.planting import Plant, assembled
 
 INT4, FP32 = ("int4",), ("fp32",)
 BOTH = (*INT4, *FP32)
+GPTQ = ("int4-gptq",)
 
 
 def quick(folder: Path) -> Sample:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.validate.fault import FP32, INT4, Fault
+from tests.validate.fault import BOTH, FP32, GPTQ, INT4, Fault
 from tests.validate.planting import Array, Plant, mapped, stored, tensor
 
 
@@ -110,33 +110,38 @@ PLACED, BLOCK = "weights.misplaced", "weights.block_error"
 
 FAULTS = [
     Fault("correction bias dropped", PLACED, "layers.3.router.bias", stored("layers.3.router.bias", np.zeros_like)),
-    Fault("two experts swapped", PLACED, "layers.3.experts.gate_up (expert ", two_experts_swapped),
+    Fault("two experts swapped", PLACED, "layers.3.experts.gate_up (expert ", two_experts_swapped, (*BOTH, *GPTQ)),
     Fault(
         "one expert zero", PLACED, "layers.5.experts.down (expert 7 of layer 5)",
         stored("layers.5.experts.down", zero_expert),
     ),
-    Fault("gate and up of the experts swapped", PLACED, "layers.4.experts.gate_up", gate_up_swapped),
+    Fault("gate and up of the experts swapped", PLACED, "layers.4.experts.gate_up", gate_up_swapped, (*BOTH, *GPTQ)),
     Fault("two norms swapped", PLACED, "layers.2.input_norm.weight", norms_swapped),
     Fault("RoPE of another theta", PLACED, "rope.cos", rope_of(10000)),
     Fault(
         "scales shifted by one block", PLACED, "layers.2.experts.gate_up",
-        stored("layers.2.experts.gate_up_scales", roll), INT4,
+        stored("layers.2.experts.gate_up_scales", roll), (*INT4, *GPTQ),
     ),
     Fault(
         "nibbles swapped", PLACED, "layers.3.shared.gate.weight",
-        stored("layers.3.shared.gate.weight", lambda v: v >> 4 | v << 4), INT4,
+        stored("layers.3.shared.gate.weight", lambda v: v >> 4 | v << 4), (*INT4, *GPTQ),
     ),
     Fault(
-        "codes off by one", PLACED, "layers.0.mlp.up.weight", stored("layers.0.mlp.up.weight", one_more), INT4
+        "codes off by one", PLACED, "layers.0.mlp.up.weight", stored("layers.0.mlp.up.weight", one_more), (*INT4, *GPTQ)
     ),
     Fault(
         "one scale zero", BLOCK, "layers.1.experts.down",
-        stored("layers.1.experts.down_scales", lambda v: v * (np.arange(v.size).reshape(v.shape) != 77)), INT4,
+        stored("layers.1.experts.down_scales", lambda v: v * (np.arange(v.size).reshape(v.shape) != 77)),
+        (*INT4, *GPTQ),
     ),
-    Fault("weights of the neighbour", PLACED, "layers.3.", neighbour),
+    Fault("weights of the neighbour", PLACED, "layers.3.", neighbour, (*BOTH, *GPTQ)),
     Fault(
         "one weight of one expert a little off", PLACED, "layers.4.experts.gate_up (expert 9 of layer 4)",
         stored("layers.4.experts.gate_up", one_code),
+    ),
+    Fault(
+        "one calibrated weight of one expert off", PLACED, "layers.4.experts.gate_up (expert 9 of layer 4)",
+        stored("layers.4.experts.gate_up", one_code), GPTQ,
     ),
     Fault(
         "NaN in one scale", PLACED, "layers.1.attention.q.weight", stored("layers.1.attention.q.scales", with_nan),

@@ -132,7 +132,7 @@ def assembled(checkpoint: Path, recipe: Recipe, partial: Path) -> Path:
     (work.folder / pipeline.GRAPH).write_bytes(
         traced(checkpoint, recipe, partial.with_name(f"{partial.name}-traced"))
     )
-    pipeline.write_weights(work, source, recipe)
+    pipeline.make_weights(work, source, recipe, pipeline.calibration_text(source, recipe, None))
     pipeline.write_texts(work, source, recipe, target)
     return work.folder
 

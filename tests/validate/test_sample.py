@@ -44,7 +44,7 @@ def test_a_text_of_just_one_window(tmp_path: Path) -> None:
 
 
 def test_texts_that_do_not_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has 3 tokens, a window has 4"):
+    with pytest.raises(UserError, match="has 3 tokens, 4 are needed"):
         text_windows(Sample(window_tokens=4, text=written(tmp_path, "abc")), characters)
     with pytest.raises(UserError, match="cannot be read"):
         text_windows(Sample(text=tmp_path / "none"), characters)
