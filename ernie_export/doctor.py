@@ -28,12 +28,12 @@ class Needed(NamedTuple):
 
 NEEDED = (
     Needed("numba", "0.61", "build"),
-    Needed("onnx", "1.19", "build"),
     Needed("onnx-ir", "0.1.12", "build"),
     Needed("onnxscript", "0.5.4", "build"),
     Needed("polygraphy", "0.53.6", "build"),
     Needed("torch", "2.9", "build"),
     Needed("transformers", "5.20", "build"),
+    Needed("onnx", "1.19", "run"),
     Needed("onnxruntime", "1.31", "run"),
 )
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")

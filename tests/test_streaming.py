@@ -71,6 +71,12 @@ def after(signs: int, action: Callable[[], None]) -> Meter:
     return Meter(lambda: action() if next(left) == 0 else None)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No digest is known from another test."""
+    monkeypatch.setenv("ERNIE_EXPORT_CACHE", str(tmp_path / "cache"))
+
+
 def interrupt() -> None:
     raise Interrupted
 

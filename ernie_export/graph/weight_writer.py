@@ -81,9 +81,8 @@ def finish(jobs: list[Future[Any]]) -> None:
         for job in jobs:
             job.result()
     except BaseException:
-        for job in jobs:
-            job.cancel()
-        wait(jobs)
+        # A cancelled job that its pool forgot never ends: only those that run are waited for.
+        wait([job for job in jobs if not job.cancel()])
         raise
 
 

@@ -23,8 +23,8 @@ def built(monkeypatch: pytest.MonkeyPatch, report):
     def pretend(
         passed: bool = True, reused: bool = False, sample: str | None = "A list [is] a sequence."
     ) -> list[tuple]:
-        def build(checkpoint, target, recipe, output, replace, progress) -> BuildResult:
-            asked.append((checkpoint, target, recipe, output, replace, progress))
+        def build(checkpoint, target, recipe, output, replace, progress, tell, calibration) -> BuildResult:
+            asked.append((checkpoint, target, recipe, output, replace, calibration, progress))
             return BuildResult(
                 output,
                 output / "report.json",
@@ -44,7 +44,7 @@ def test_the_defaults(run, built, tmp_path: Path) -> None:
     asked = built()
     assert run("build", "--target", "cpu", "--output", tmp_path / "b").code == 0
     *most, progress = asked[0]
-    assert most == [embedded.folder(), Target.find("cpu"), Recipe.find("int4"), tmp_path / "b", False]
+    assert most == [embedded.folder(), Target.find("cpu"), Recipe.find("int4"), tmp_path / "b", False, None]
     assert isinstance(progress, Silent)
 
 

@@ -25,6 +25,7 @@ COMMANDS = [
     "chat",
     "plan",
     "bench",
+    "bits",
     "sign",
     "push",
     "pull",
@@ -197,9 +198,9 @@ def test_a_full_disk_below_stdout_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("words", "completed"),
     [
-        ("ernie-export b", ["build", "bench"]),
-        ("ernie-export build --recipe ", ["fp32", "fp16", "int8", "int4"]),
-        ("ernie-export build --recipe int", ["int8", "int4"]),
+        ("ernie-export b", ["build", "bench", "bits"]),
+        ("ernie-export build --recipe ", ["fp32", "fp16", "int8", "int4", "int4-gptq", "int4-small"]),
+        ("ernie-export build --recipe int", ["int8", "int4", "int4-gptq", "int4-small"]),
         ("ernie-export build --target ", ["cpu"]),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 
 from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.graph.weights import form_of, read_layout
+from ernie_export.quantize.formats import dequantize
 from ernie_export.recipe import Recipe
 from ernie_export.reference.transformers_model import Reference
 from ernie_export.validate.expected import _silu, expected
@@ -89,9 +90,11 @@ def with_stored_weights(folder: Path, model: Any) -> Any:
     named = dict(model.named_parameters())
     for file in read_layout(folder / "model.onnx"):
         for stored in file.tensors:
-            if stored.name.endswith("scales") or form_of(stored.name, parts) is None:
+            form = form_of(stored.name, parts)
+            if stored.name.endswith("scales") or form is None:
                 continue
-            values = np.stack([matrix for _, matrix in stored_matrices(folder, file, stored, parts)])
+            packed = stored_matrices(folder, file, stored, parts)
+            values = np.stack([dequantize(matrix, form) for matrix in packed])
             if stored.name.endswith("gate_up"):  # transformers has the rows of gate first
                 values = np.concatenate([values[:, 0::2], values[:, 1::2]], axis=1)
             parameter = named[published(stored.name)]
