@@ -23,6 +23,8 @@ from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
 from ernie_export.errors import UserError, WorkError
 
 if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
@@ -43,27 +45,10 @@ class OnnxRuntimeEngine:
         given: Sequence[str] = (),
         threads: int | None = None,
     ):
-        import onnxruntime
-
         self.info = info
         self.probes, self.given = tuple(probes), tuple(given)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-        options.log_severity_level = 4  # what goes wrong is raised, too
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         graph = opened_graph(folder / info.graph, probes, given)
-        library = library_for(graph)
-        try:
-            if library:
-                options.register_custom_ops_library(str(library))
-            self.session = onnxruntime.InferenceSession(
-                graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # the runtime's errors share no base class but this
-            raise WorkError(
-                f"ONNX Runtime {onnxruntime.__version__} refuses {folder / info.graph}: {first_line(error)}",
-                "Check the bundle with `ernie-export verify`; if it is whole, build it again with this version.",
-            ) from error
+        self.session = opened(graph, folder / info.graph, library_for(graph), threads)
         self._require_described(folder / EngineInfo.FILE)
 
     def _require_described(self, path: Path) -> None:
@@ -97,6 +82,33 @@ class OnnxRuntimeEngine:
                 "Ask for fewer, or build with a larger `context` in the recipe.",
             )
         return OnnxRuntimeSession(self, batch, length)
+
+
+def opened(
+    graph: onnx.ModelProto, path: Path, library: Path | None, threads: int | None
+) -> onnxruntime.InferenceSession:
+    """A session on the graph that came from `path`, beside which its weights lie; `library` has operators for it.
+
+    Raises:
+        WorkError: the runtime refuses it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.log_severity_level = 4  # what goes wrong is raised, too
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    try:
+        if library:
+            options.register_custom_ops_library(str(library))
+        return onnxruntime.InferenceSession(
+            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # the runtime's errors share no base class but this
+        raise WorkError(
+            f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {first_line(error)}",
+            "Check the bundle with `ernie-export verify`; if it is whole, build it again with this version.",
+        ) from error
 
 
 class OnnxRuntimeSession:

@@ -6,7 +6,6 @@ The real graph is cut: its nodes, its functions, its weight files.  What a part 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ernie_export.engine.interface import EngineInfo, Fed
-from ernie_export.engine.onnxruntime import first_line
+from ernie_export.engine.native_library import library_for
+from ernie_export.engine.onnxruntime import first_line, opened
 from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
 from ernie_export.errors import WorkError
 
@@ -38,23 +38,13 @@ class GraphPart:
             UserError: the folder is no bundle.
             WorkError: the graph has no such values, or the runtime refuses it.
         """
-        import onnxruntime
-
         self.info = EngineInfo.read(folder)
         self.probes, self.given = tuple(probes), tuple(given)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-        options.log_severity_level = 4  # what goes wrong is raised, too
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        source = cut(opened_graph(folder / self.info.graph, probes, given), probes)
-        try:
-            self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's errors share no base class but this
-            raise WorkError(
-                f"ONNX Runtime {onnxruntime.__version__} refuses a part of {folder / self.info.graph}: "
-                f"{first_line(error)}",
-                "Check the bundle with `ernie-export verify`; if it is whole, build it again with this version.",
-            ) from error
+        path = folder / self.info.graph
+        graph = opened_graph(path, probes, given)
+        library = library_for(graph)  # as the whole engine has it
+        cut(graph, probes)
+        self.session = opened(graph, path, library, threads)
         self.inputs = [value.name for value in self.session.get_inputs()]
 
     def start(self, batch: int = 1, max_length: int | None = None) -> PartSession:
@@ -137,8 +127,8 @@ class PartSession:
         return {name: value.numpy() for name, value in zip(self._part.probes, shown, strict=True)}
 
 
-def cut(model: onnx.ModelProto, wanted: Sequence[str]) -> bytes:
-    """The graph without what `wanted` does not need; the attentions that are left keep their caches."""
+def cut(model: onnx.ModelProto, wanted: Sequence[str]) -> None:
+    """Leave out what `wanted` does not need; the attentions that are left keep their caches."""
     graph = model.graph
     nodes = _needed(graph.node, wanted)
     read = {name for node in nodes for name in node.input}
@@ -158,7 +148,6 @@ def cut(model: onnx.ModelProto, wanted: Sequence[str]) -> bytes:
         copies = [type(value).FromString(value.SerializeToString()) for value in values]
         graph.ClearField(field)
         getattr(graph, field).extend(copies)
-    return model.SerializeToString()
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], wanted: Sequence[str]) -> list[onnx.NodeProto]:

@@ -90,8 +90,9 @@ def test_only_the_last_logits_where_no_more_are_asked_for(bundle: BuiltBundle) -
 
 def test_a_part_holds_nothing_that_it_does_not_need(bundle: BuiltBundle) -> None:
     graph = onnx.load(bundle("int4") / "model.onnx", load_external_data=False).graph
-    source = opened_graph(bundle("int4") / "model.onnx", ["layers.2.output"], ["layers.1.output"])
-    part = onnx.load_from_string(cut(source, ["layers.2.output"])).graph
+    model = opened_graph(bundle("int4") / "model.onnx", ["layers.2.output"], ["layers.1.output"])
+    cut(model, ["layers.2.output"])
+    part = model.graph
     weights = {tensor.name for tensor in part.initializer}
     assert {name for name in weights if not name.startswith("rope.")} == {
         tensor.name for tensor in graph.initializer if tensor.name.startswith("layers.2.")
