@@ -182,7 +182,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     work = arguments.work.resolve()
-    shutil.copytree(ROOT / "plugins", work / "plugins", dirs_exist_ok=True)
+    # With the time of now: a source restored with its old time would leave the last mutant's library in place.
+    shutil.copytree(ROOT / "plugins", work / "plugins", dirs_exist_ok=True, copy_function=shutil.copy)
     (work / "tests" / "plugins").mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "tests" / "plugins" / "faults.cu", work / "tests" / "plugins")
 
