@@ -26,7 +26,7 @@ METRICS = (
 
 
 def recipes() -> list[Recipe]:
-    shipped = [Recipe.find(name) for name in ("fp32", "fp16", "int8", "int4")]
+    shipped = [Recipe.find(name) for name in Recipe.names()]
     return shipped + [everywhere(name, block) for name in ("int8", "int4") for block in (32, 64, 128)]
 
 
