@@ -213,11 +213,7 @@ class OnnxRuntimeSession:
         names = ["logits", *self.engine.probes]
         for name in names:
             binding.bind_output(name, "cpu")
-        for name, buffer in self.cache.items():
-            part = buffer[span.start : span.stop]
-            place = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
-            binding.bind_input(f"past_key_values.{name}", *place)
-            binding.bind_output(f"present.{name}", *place)
+        bind_cache(binding, self.cache, span)
         try:
             self.engine.session.run_with_iobinding(binding)
         except Exception as error:  # the runtime's errors share no base class but this
@@ -229,6 +225,15 @@ class OnnxRuntimeSession:
             value.numpy() for value in binding.get_outputs()[: len(names)]
         )  # in the order of binding
         return logits, dict(zip(self.engine.probes, probed, strict=True))
+
+
+def bind_cache(binding: Any, cache: Mapping[str, Array], span: range) -> None:
+    """The slots `span` of every buffer [slots,KV,P,D], as what is read and what is written: nothing is copied."""
+    for name, buffer in cache.items():
+        part = buffer[span.start : span.stop]
+        place = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
+        binding.bind_input(f"past_key_values.{name}", *place)
+        binding.bind_output(f"present.{name}", *place)
 
 
 def at(probes: Mapping[str, Array], row: int) -> dict[str, Array]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ernie_export.engine.interface import EngineInfo, Fed
 from ernie_export.engine.native_library import library_for
-from ernie_export.engine.onnxruntime import first_line, opened
+from ernie_export.engine.onnxruntime import bind_cache, first_line, opened
 from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
 from ernie_export.errors import WorkError
 
@@ -111,11 +111,7 @@ class PartSession:
                 binding.bind_cpu_input(name, inputs[name])
         for name in self._part.probes:
             binding.bind_output(name, "cpu")
-        for name, buffer in self._cache.items():
-            part = buffer[span.start : span.stop]
-            place = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
-            binding.bind_input(f"past_key_values.{name}", *place)
-            binding.bind_output(f"present.{name}", *place)
+        bind_cache(binding, self._cache, span)
         try:
             self._part.session.run_with_iobinding(binding)
         except Exception as error:  # the runtime's errors share no base class but this
