@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from ernie_export import regular_file
+from ernie_export import rows
 from ernie_export.errors import UserError
 from ernie_export.nearest import did_you_mean
+from ernie_export.stack import Architecture, Stack
 
 MIB = 1 << 20
-REINSTALL = "Correct it, or install ernie-export again."
-_TABLES = TypeAdapter(dict[str, dict[str, Any]])
 
 
-class _Row(BaseModel):
+class _Figure(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Memory(_Row):
+class Memory(_Figure):
     mib: Annotated[int, Field(ge=0)]
     source: str
 
@@ -30,13 +28,13 @@ class Memory(_Row):
         return self.mib * MIB
 
 
-class Bandwidth(_Row):
+class Bandwidth(_Figure):
     gb_per_s: Annotated[float, Field(gt=0)]
     """Peak, 10⁹ bytes a second."""
     source: str
 
 
-class Target(_Row):
+class Target(rows.Row):
     """A row of `targets.toml`; what is None is measured where the plan is made."""
 
     name: str
@@ -45,8 +43,10 @@ class Target(_Row):
     """Whether `build` makes it, or `plan` alone knows it."""
     runtime: Literal["onnxruntime-cpu", "tensorrt"]
     bodies: Literal["onnxruntime", "tensorrt"]
-    stack: list[str]
-    """The software it runs on, any one of them."""
+    stack: Annotated[list[str], Field(min_length=1)]
+    """The software it runs on, any one of them: rows of stacks.toml."""
+    architecture: Architecture | None = None
+    """Of the CPU; None: any."""
     sm: str | None = None
     """CUDA compute capability."""
     memory: Memory | None = None
@@ -55,6 +55,10 @@ class Target(_Row):
     """What the system keeps of it."""
     bandwidth: Bandwidth | None = None
     note: str = ""
+
+    @property
+    def stacks(self) -> list[Stack]:
+        return [Stack.find(name) for name in self.stack]
 
     @property
     def is_built_here(self) -> bool:
@@ -79,22 +83,12 @@ class Target(_Row):
 
     @staticmethod
     def read(path: Path) -> list[Target]:
-        """The targets in a TOML file, a table each.
+        """The targets in a file.
 
         Raises:
-            UserError: the file cannot be read, or is no table of targets.
+            UserError: it cannot be read, or is no table of targets.
         """
-        try:
-            tables = _TABLES.validate_python(tomllib.loads(regular_file.read(path).decode("utf-8")))
-            return [Target.model_validate({**row, "name": name}) for name, row in tables.items()]
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror})", REINSTALL) from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise UserError(f"{path}: {where}: {first['msg']}", REINSTALL) from error
-        except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested without end
-            raise UserError(f"{path} is no table of targets ({error})", REINSTALL) from error
+        return rows.read(path, Target, "targets")
 
     @classmethod
     def find(cls, name: str) -> Target:

@@ -18,6 +18,8 @@ PACKAGE = Path(ernie_export.__file__).parent
 
 ROAD = [
     {"checkpoint"},
+    {"rows"},
+    {"stack"},
     {"recipe", "target"},
     {"quantize"},
     {"model"},

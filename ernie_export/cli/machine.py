@@ -12,6 +12,7 @@ from ernie_export.readable import size
 if TYPE_CHECKING:
     from ernie_export.doctor import Diagnosis
     from ernie_export.recipe import PartFormat
+    from ernie_export.stack import Stack
     from ernie_export.target import Target
 
 
@@ -32,14 +33,17 @@ def doctor(json: Json = False) -> None:
 def targets(json: Json = False) -> None:
     """List what can be built for, and what can be planned for."""
     from ernie_export.cli.outputs import TargetsOutput
+    from ernie_export.stack import Stack
     from ernie_export.target import Target
 
-    found = Target.all()
+    found, stacks = Target.all(), Stack.all()
     if json:
-        terminal.emit(TargetsOutput(targets=found))
-    else:
-        titles = ("target", "status", "runtime", "memory", "GB/s", "")
-        terminal.show(table(titles, [_target(target) for target in found], right=(3, 4)))
+        terminal.emit(TargetsOutput(targets=found, stacks=stacks))
+        return
+    titles = ("target", "status", "runs on", "memory", "GB/s", "")
+    terminal.show(table(titles, [_target(target) for target in found], right=(3, 4)))
+    terminal.show("")
+    terminal.show(table(("stack", "", ""), [_stack(stack) for stack in stacks]))
 
 
 def recipes(json: Json = False) -> None:
@@ -61,7 +65,11 @@ def recipes(json: Json = False) -> None:
 def _target(target: Target) -> tuple[str, ...]:
     memory = size(target.memory.bytes) if target.memory else "-"
     bandwidth = f"{target.bandwidth.gb_per_s:,.0f}" if target.bandwidth else "-"
-    return target.name, target.status, target.runtime, memory, bandwidth, target.description
+    return target.name, target.status, ", ".join(target.stack), memory, bandwidth, target.description
+
+
+def _stack(stack: Stack) -> tuple[str, ...]:
+    return stack.name, stack.description, f"planned: {stack.planned}" if stack.planned else ""
 
 
 def _format(part: PartFormat) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.recipe import Recipe
+from ernie_export.stack import Stack
 from ernie_export.target import Target
 
 
@@ -47,6 +48,8 @@ class BatchOutput(Output):
 
 class TargetsOutput(Output):
     targets: list[Target]
+    stacks: list[Stack]
+    """What the targets run on."""
 
 
 class RecipesOutput(Output):

@@ -8,13 +8,17 @@ from ernie_export import doctor
 from ernie_export.cli.outputs import RecipesOutput, TargetsOutput
 from ernie_export.doctor import Diagnosis
 from ernie_export.recipe import Recipe
+from ernie_export.stack import Stack
 from ernie_export.target import Target
 
 
 def test_targets(run) -> None:
     ran = run("targets")
-    assert ran.code == 0 and "cpu" in ran.out and "onnxruntime-cpu" in ran.out
-    assert TargetsOutput.model_validate_json(run("targets", "--json").out).targets == Target.all()
+    assert ran.code == 0 and "cpu" in ran.out and "JetPack 6.2, JetPack 7.2" in ran.out
+    (refused,) = (line for line in ran.out.splitlines() if line.startswith("JetPack 6.2"))
+    assert "planned: our kernels are compiled with CUDA 13" in refused
+    found = TargetsOutput.model_validate_json(run("targets", "--json").out)
+    assert (found.targets, found.stacks) == (Target.all(), Stack.all())
 
 
 def test_recipes(run) -> None:
