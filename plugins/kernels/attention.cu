@@ -296,6 +296,7 @@ Problem check_shape(const Attention& c) {
     if (c.kv_heads <= 0 || c.heads <= 0 || c.heads % c.kv_heads)
         return problem("%d heads do not share %d key-value heads evenly", c.heads, c.kv_heads);
     if (c.head_dim != 64 && c.head_dim != 128) return problem("head_dim is %d; it must be 64 or 128", c.head_dim);
+    if (c.cache_bits != 16) return problem("cache_bits is %d; it must be 16", c.cache_bits);
     if (c.past_rows < 0 || c.past_rows > c.rows)
         return problem("the past has %d rows; the present has %d", c.past_rows, c.rows);
     if (c.tokens > c.rows) return problem("%d new rows do not fit into a cache of %d", c.tokens, c.rows);

@@ -11,6 +11,9 @@ namespace ernie {
 /// The past may be the present itself (then nothing is copied) or apart and shorter.  A token whose
 /// position is outside cos and sin gets NaN in output and cache, one whose row is outside the cache is
 /// not written and gets NaN; both set bit 0 of *faults.
+///
+/// A cache of 8 bits has the shapes of one of 16, in bytes, and beside it a scale for each row of each head:
+/// x = (code − 128) · scale, scale = max|row| / 127.  A row with a number that is not finite has the scale NaN.
 struct Attention {
     Type type;
     std::int32_t batch;      // B
@@ -37,6 +40,11 @@ struct Attention {
     std::uint32_t* faults;             // → may be null
     void* workspace;                   // what the parts of the context give, before they are joined
     std::uint64_t workspace_bytes;
+    std::int32_t cache_bits = 16;              // 16: keys and values in the cache are of the type; or 8
+    const float* past_key_scales = nullptr;    // [B, kv_heads, P]; these four with 8 bits alone
+    const float* past_value_scales = nullptr;  // [B, kv_heads, P]
+    float* present_key_scales = nullptr;       // → [B, kv_heads, L]
+    float* present_value_scales = nullptr;     // → [B, kv_heads, L]
 };
 
 std::uint64_t workspace(const Attention& call);

@@ -11,6 +11,7 @@ from tests.plugins.emulated import AS_THEY_COME, Answer, Schedule, call
 
 Array = np.ndarray[Any, Any]
 TYPES: dict[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+SCALES = ("past_key_scales", "past_value_scales", "present_key_scales", "present_value_scales")
 
 
 def type_of(x: Array) -> int:
@@ -165,5 +166,7 @@ def attention(
         ("present_value", "out", presents[1]),
         ("faults", "out", np.zeros(1, np.uint32)),
         ("workspace", "workspace", spare),
+        ("cache_bits", "i32", 16),
+        *((name, "null", None) for name in SCALES),
     ]
     return call("ernie_cached_attention", fields, schedule, flavour)

@@ -29,7 +29,7 @@ def place(data: bytes) -> int:
 
 def call(library: ctypes.CDLL, function: str, fields: list[tuple[str, str, Any]]) -> Any:
     """fields: (name, kind, value); kinds: those of SCALARS, `in` and `out` (bytes), `same` (the name of
-    an array), `workspace` (how many bytes more than needed), which is two fields of the struct."""
+    an array), `null`, `workspace` (how many bytes more than needed), which is two fields of the struct."""
     layout: list[tuple[str, Any]] = []
     for name, kind, _ in fields:
         layout.append((name, SCALARS.get(kind, ctypes.c_void_p)))
