@@ -36,6 +36,7 @@ from ernie_export.streaming import prepare, write_weights
 from ernie_export.validate import environment, gates
 from ernie_export.validate.report import Claim, Report
 from ernie_export.validate.run import validate
+from ernie_export.validate.selfcheck import SelfCheck
 
 if TYPE_CHECKING:
     from ernie_export.generate.windows import Windows
@@ -201,6 +202,8 @@ def unlike(
         return "was calibrated on another text"
     if any(sizes[name] != entry.size for name, entry in manifest.files.items()):
         return "is damaged"
+    if SelfCheck.FILE not in manifest.files:
+        return "holds no self-check"
     now = environment.software()
     changed = [name for name in manifest.software | now if manifest.software.get(name) != now.get(name)]
     if changed:
@@ -277,7 +280,13 @@ def validate_and_publish(
 ) -> BuildResult:
     """Measure what was built; seal it and put it in its place if it passes, else keep it back."""
     report = validate(
-        work.folder, checkpoint.path, recipe.gates, work.progress, recipe=recipe.name, target=target.name
+        work.folder,
+        checkpoint.path,
+        recipe.gates,
+        work.progress,
+        recipe=recipe.name,
+        target=target.name,
+        selfcheck=work.folder / SelfCheck.FILE,
     )
     failure = output.with_name(f"{output.name}.report.json")
     if report.verdict == "failed":

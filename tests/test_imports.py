@@ -57,7 +57,17 @@ HEAVY_MODULES = {
 }
 """Modules that are made of something heavy; so they are imported inside functions, or by one another."""
 
-WITHOUT_TORCH = ["generate", "engine", "bundle", "validate.gates", "validate.metrics", "validate.report"]
+WITHOUT_TORCH = [
+    "generate",
+    "engine",
+    "bundle",
+    "validate.gates",
+    "validate.metrics",
+    "validate.report",
+    "validate.selfcheck",
+    "distribute",
+    "device",
+]
 """What a machine that only runs bundles loads."""
 
 

@@ -45,6 +45,12 @@ def install(
         typer.Option(metavar="FILE", help="Whose signatures are taken; without one, ROOT/policy.toml."),
     ] = None,
     service: ServiceFile = None,
+    max_token_ms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS", min=0.001, help="The most a token may take here; in place of the policy's."
+        ),
+    ] = None,
     ca_file: CaFile = None,
     plain_http: PlainHttp = False,
     json: Json = False,
@@ -58,6 +64,8 @@ def install(
 
     place = _place(root)
     rules, told = _policy(place, policy), _service(place, service)
+    if max_token_ms is not None:
+        rules = rules.model_copy(update={"max_token_ms": max_token_ms})
     offer = Offer.find(source, ca_file, plain_http)
     with terminal.progress() as progress:
         installed = install(offer, place, rules, told, progress)

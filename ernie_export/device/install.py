@@ -83,7 +83,7 @@ def install(
             )
         require_suited(bundle, manifest)
         with progress.step("Try it"):
-            try_out(bundle)
+            tried = try_out(bundle, policy)
         installed = Installed(
             number=number,
             source=offer.name,
@@ -94,6 +94,8 @@ def install(
             built=report.time,
             signer=signer,
             before=active.number if active else None,
+            tried=tried,
+            max_token_ms=policy.max_token_ms,
         )
         place.keep(place.partial(number), installed)
         with progress.step("Switch"):

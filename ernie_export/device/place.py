@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ernie_export import atomic, lock
+from ernie_export.device.trial import Tried
 from ernie_export.distribute.blobs import Blobs
 from ernie_export.errors import UserError
 from ernie_export.validate.document import Document
@@ -48,6 +49,10 @@ class Installed(Document):
     """By the policy's name; None: unsigned, and the policy allowed it."""
     before: int | None
     """The generation that was active when this one came."""
+    tried: Tried | None = None
+    """What its trial saw; None in records from before it was kept."""
+    max_token_ms: float | None = None
+    """The ceiling that it was held to."""
 
 
 class Refused(Document):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.device.place import Installed, Place
+from ernie_export.device.trial import Tried
 
 
 class Generation(BaseModel):
@@ -19,6 +20,10 @@ class Generation(BaseModel):
     signer: str | None
     before: int | None
     """The generation that was active when this one came."""
+    tried: Tried | None
+    """What its trial saw on this device."""
+    max_token_ms: float | None
+    """The ceiling that it was held to."""
     refused: str | None
     """Why it is not used."""
 

@@ -1,18 +1,23 @@
-"""Does a bundle suit this device, and does it work here: asked before it becomes the active one.
+"""Does a bundle suit this device, and is its engine right here: asked before it becomes the active one.
 
 The engine is tried in a process of its own, so that one which crashes or hangs takes nothing with it.
+It is given the prompts of the bundle's self-check, and held to what the checkpoint's own model said.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.checkpoint.config import ErnieConfig
+from ernie_export.distribute.policy import Policy
 from ernie_export.errors import UserError, WorkError
 from ernie_export.plan import machine
 from ernie_export.plan.memory import memory
@@ -20,11 +25,14 @@ from ernie_export.plan.plan import setting_of
 from ernie_export.readable import size
 from ernie_export.recipe import Recipe
 from ernie_export.target import Target
+from ernie_export.validate.gates import evaluate
+from ernie_export.validate.segments import probe_names, routing_name
+from ernie_export.validate.selfcheck import Answer, SelfCheck
 
 CONTEXT = 4096
 """Tokens for which there must be memory, or the bundle's own most."""
-PROMPT, TOKENS = 16, 4
-"""Tokens that the trial feeds and then decodes."""
+DECODED = 8
+"""The last tokens of each prompt, which are fed one at a time."""
 WITHIN = 600.0
 """Seconds for opening and the trial."""
 
@@ -54,12 +62,33 @@ def require_suited(bundle: Path, manifest: Manifest) -> None:
         )
 
 
-def try_out(bundle: Path, within: float = WITHIN) -> dict[str, float]:
-    """Seconds to open, to prefill and for a token, of an engine that answered with finite logits.
+class Tried(BaseModel):
+    """What was seen of an engine on this device."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    open_s: float
+    prefill_ms: float
+    """A prompt of the self-check, less its last tokens, at the median."""
+    token_ms: float
+    """At the median."""
+    memory_free: int
+    """Bytes, while the engine was open and warm."""
+    memory: int
+    """Bytes that the device has."""
+    metrics: dict[str, float]
+    """Of the self-check; the names are those of gates."""
+
+
+def try_out(bundle: Path, policy: Policy, within: float = WITHIN) -> Tried:
+    """What was seen of an engine that passed its self-check, and the policy's limits.
 
     Raises:
-        WorkError: it crashed, was too slow, or its logits are no numbers.
+        UserError: the bundle holds no self-check, or a damaged one.
+        WorkError: it crashed, hangs, answers otherwise than the checkpoint's own model, is too slow, or leaves
+            too little memory.
     """
+    check = SelfCheck.read(bundle)
     command = [sys.executable, "-m", "ernie_export.device.trial", str(bundle)]
     try:
         ran = subprocess.run(command, capture_output=True, text=True, timeout=within, errors="replace")
@@ -71,34 +100,92 @@ def try_out(bundle: Path, within: float = WITHIN) -> dict[str, float]:
         told = ran.stderr.strip().splitlines()
         how = told[-1][:300] if told else f"it ended with {ran.returncode}"
         raise WorkError(f"The engine fails on this device ({how})", "Install another bundle.")
-    answer: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
-    return answer
+    try:
+        tried = Tried.model_validate_json(ran.stdout.splitlines()[-1])
+    except (ValidationError, IndexError) as error:
+        raise WorkError("The engine's trial told nothing", "Install another bundle.") from error
+    _require_right(check, tried)
+    _require_within(policy, tried)
+    return tried
 
 
-def _try(bundle: Path) -> dict[str, float]:
-    import numpy as np
+def _require_right(check: SelfCheck, tried: Tried) -> None:
+    shown = {name: bound for name, bound in check.about.bounds.items() if name in tried.metrics}
+    failed = [result for result in evaluate(tried.metrics, shown) if not result.passed]
+    if failed:
+        raise WorkError(
+            "The engine does not answer here as the checkpoint's own model does: its "
+            + "; ".join(result.message for result in failed),
+            "Install another bundle; nothing was changed.",
+        )
 
+
+def _require_within(policy: Policy, tried: Tried) -> None:
+    if policy.max_token_ms is not None and tried.token_ms > policy.max_token_ms:
+        raise WorkError(
+            f"The engine takes {tried.token_ms:.1f} ms a token, and {policy.max_token_ms:g} ms are allowed",
+            "Install one with fewer bits, stop what else runs here, or allow more (--max-token-ms).",
+        )
+    if tried.memory_free < policy.memory_headroom * tried.memory:
+        raise WorkError(
+            f"The engine leaves {size(tried.memory_free)} of {size(tried.memory)} of memory, "
+            f"and the policy wants {policy.memory_headroom:.0%} to stay free",
+            "Install one with fewer bits, stop what else runs here, or lower `memory_headroom` in the policy.",
+        )
+
+
+def _try(bundle: Path) -> Tried:
+    """The engine twice, one after the other: showing its routers, and then as it ships."""
+    check = SelfCheck.read(bundle)
+    prompts = [[int(token) for token in row] for row in check.tokens]
+    experts = _experts(bundle, check, prompts)
+    return _as_it_ships(bundle, check, prompts, experts)
+
+
+def _experts(
+    bundle: Path, check: SelfCheck, prompts: list[list[int]]
+) -> list[dict[int, np.ndarray[Any, Any]]]:
+    """By prompt and MoE layer, [S,k]."""
+    from ernie_export.engine.open import open_engine
+
+    layers = check.layers.tolist()
+    if not layers:
+        return [{} for _ in prompts]
+    engine = open_engine(bundle, probes=probe_names(layers))
+    shown = [engine.start(1, len(prompt)).feed([prompt]).probes[0] for prompt in prompts]
+    return [{layer: probes[routing_name(layer, "indices")] for layer in layers} for probes in shown]
+
+
+def _as_it_ships(
+    bundle: Path, check: SelfCheck, prompts: list[list[int]], experts: list[dict[int, np.ndarray[Any, Any]]]
+) -> Tried:
     from ernie_export.engine.open import open_engine
 
     begun = time.perf_counter()
     engine = open_engine(bundle)
-    opened = time.perf_counter()
-    session = engine.start()
-    prompt = [
-        1 + number % (engine.info.vocab_size - 1)
-        for number in range(min(PROMPT, engine.info.max_context - 1))
-    ]
-    fed = session.feed([prompt])
-    prefilled = time.perf_counter()
-    logits = [fed.logits[0]]
-    for _ in range(min(TOKENS, engine.info.max_context - len(prompt))):
-        logits.append(session.feed([[int(logits[-1][-1].argmax())]]).logits[0])
-    decoded = time.perf_counter()
-    if not all(np.isfinite(each).all() for each in logits):
-        raise WorkError("Its logits are not all finite", "Install another bundle.")
-    steps = max(len(logits) - 1, 1)
-    return {"open": opened - begun, "prefill": prefilled - opened, "token": (decoded - prefilled) / steps}
+    opened = time.perf_counter() - begun
+    prefills, steps, answers = [], [], []
+    for prompt, chosen in zip(prompts, experts, strict=True):
+        session = engine.start(1, len(prompt))
+        decoded = min(DECODED, len(prompt) - 1)
+        begun = time.perf_counter()
+        logits = [session.feed([prompt[:-decoded]], all_logits=True).logits[0]]
+        prefills.append(time.perf_counter() - begun)
+        for token in prompt[-decoded:]:
+            begun = time.perf_counter()
+            logits.append(session.feed([[token]]).logits[0])
+            steps.append(time.perf_counter() - begun)
+        answers.append(Answer(np.concatenate(logits), chosen))
+    total, free = machine.memory()
+    return Tried(
+        open_s=opened,
+        prefill_ms=1000 * float(np.median(prefills)),
+        token_ms=1000 * float(np.median(steps)),
+        memory_free=free,
+        memory=total,
+        metrics=check.metrics(answers),
+    )
 
 
 if __name__ == "__main__":
-    print(json.dumps(_try(Path(sys.argv[1]))))
+    print(_try(Path(sys.argv[1])).model_dump_json())

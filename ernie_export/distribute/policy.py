@@ -51,6 +51,10 @@ class Policy(BaseModel):
     """Whether a bundle without any signature is taken."""
     downgrade: bool = False
     """Whether a bundle older than the active one may be installed."""
+    max_token_ms: Annotated[float, Field(gt=0)] | None = None
+    """The most that a token may take, at the median of the trial; None: it is not looked at."""
+    memory_headroom: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """The part of the device's memory that must stay free while the engine runs."""
     signers: list[Signer] = []
 
     @classmethod

@@ -54,6 +54,7 @@ def validate(
     opener: Opener | None = None,
     way: Way | None = None,
     keep: Path | None = None,
+    selfcheck: Path | None = None,
 ) -> Report:
     """Measure the engine in `folder` against `checkpoint`; `recipe` and `target` are names for the report.
 
@@ -62,6 +63,7 @@ def validate(
     Args:
         way: how the engine is run; None for whole where that fits into the memory that is free.
         keep: a folder where what the reference computes is kept for another export of the checkpoint.
+        selfcheck: a file for what a device is to ask of the engine, written if its logits are finite.
 
     Raises:
         UserError: the folder, the checkpoint or the sample's text cannot be read, or the two cannot be
@@ -105,6 +107,8 @@ def validate(
     asked, idle = applicable(gates, source.config, parts, found.metrics, chosen.opens_whole)
     found.notes += idle
     results = evaluate(found.metrics, asked)
+    if selfcheck and finite:
+        trial.selfcheck(asked).write(selfcheck)
     fault = first_fault(results, found.weights, found.operators, found.largest)
     return Report(
         tool=f"ernie-export {ernie_export.__version__}",

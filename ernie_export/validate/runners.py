@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from polygraphy.logger import G_LOGGER
 
 from ernie_export.errors import WorkError
 from ernie_export.validate.metrics import LogitsComparison, RoutingComparison, compare_logits, compare_routing
+from ernie_export.validate.segments import probe_names, routing_name
 
 if TYPE_CHECKING:
     from ernie_export.engine.interface import Engine
@@ -28,16 +29,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Outputs = OrderedDict[str, Array]
-
-
-def routing_name(layer: int, what: str) -> str:
-    """The name in the graph of what a router gives: "indices" or "scores"."""
-    return f"layers.{layer}.routing.{what}"
-
-
-def probe_names(moe_layers: Sequence[int]) -> list[str]:
-    """What the engine must show to be compared."""
-    return [routing_name(layer, what) for layer in moe_layers for what in ("indices", "scores")]
 
 
 class _Runner(BaseRunner):  # type: ignore[misc]

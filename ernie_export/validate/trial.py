@@ -28,7 +28,8 @@ from ernie_export.validate.operators import (
     worst,
 )
 from ernie_export.validate.report import Continuation, Histogram, layer_report
-from ernie_export.validate.segments import LOGITS, Segment, Want
+from ernie_export.validate.segments import LOGITS, Segment, Want, probe_names
+from ernie_export.validate.selfcheck_gatherer import Gatherer
 from ernie_export.validate.weights import compare_weights, weight_metrics
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
     from ernie_export.recipe import Recipe
     from ernie_export.reference.layers import LayeredReference
     from ernie_export.validate.findings import Findings
+    from ernie_export.validate.gates import Bounds
     from ernie_export.validate.metrics import LogitsComparison, RoutingComparison
     from ernie_export.validate.sample import Sample
+    from ernie_export.validate.selfcheck import SelfCheck
 
 Array = np.ndarray[Any, Any]
 States = Mapping[str, Array]
@@ -75,6 +78,7 @@ class Trial:
         self._routing: dict[int, list[RoutingComparison]] = {}
         self._reached: dict[str, Array] = {}
         self._inside: dict[str, float] = {}
+        self._gatherer = Gatherer(self._ids)
 
     def compare_weights(self, checkpoint: Checkpoint) -> None:
         """What is stored against the checkpoint, where the folder says in which formats it is stored."""
@@ -141,11 +145,12 @@ class Trial:
         from ernie_export.validate import runners
 
         outputs = layer_outputs(want.states)
-        engine = segment.open([*outputs, *runners.probe_names(list(want.routing))], ())
+        engine = segment.open([*outputs, *probe_names(list(want.routing))], ())
         fed = engine if segment.entry else segment.open(outputs, outputs)
         shown = run_given(fed, self._ids[0], _with_entry(segment, want))
         chain = runners.Chain(self._chain)
-        compared = runners.compare(want, engine, segment, chain, self._ids, step)
+        seen = self._gatherer.watching(want)
+        compared = runners.compare(seen, engine, segment, chain, self._ids, step)
         self._chain = chain.after
         for name in outputs:
             self._wanted[name], self._fed[name] = want.states[name], shown[name]
@@ -185,6 +190,10 @@ class Trial:
             f"every operator alone, on {tokens} tokens",
             f"logits and routing of {count} windows of {tokens} tokens",
         ]
+
+    def selfcheck(self, gates: Mapping[str, Bounds]) -> SelfCheck:
+        """What a device asks of this engine, of which `gates` apply; once all segments were run."""
+        return self._gatherer.made(gates, self._logits, self._routing)
 
     def _note_largest(self, name: str, value: float) -> None:
         self._found.metrics["activations.largest"] = value

@@ -4,10 +4,22 @@ from pathlib import Path
 
 import pytest
 
+from ernie_export.bundle.manifest import Manifest
+from ernie_export.bundle.write import seal
 from ernie_export.device.place import Place
 from ernie_export.distribute.policy import Policy
+from ernie_export.validate.report import Report
 
-ANYBODY = Policy(unsigned=True)
+ANYBODY = Policy(unsigned=True, downgrade=True)
+
+
+def resealed(folder: Path, **report: object) -> Path:
+    """A bundle that was changed, under a manifest and a report that say so, as if it had been built like that."""
+    manifest, old = Manifest.read(folder), Report.read(folder / Report.FILE)
+    for name in (Manifest.FILE, Report.FILE):
+        (folder / name).unlink()
+    seal(folder, old.model_copy(update=report), manifest.claims)
+    return folder
 
 
 @pytest.fixture

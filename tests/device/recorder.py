@@ -89,7 +89,7 @@ def main(root: Path, bundle: str, how: str, what: str) -> None:
     from ernie_export.distribute import blobs
     from ernie_export.distribute.policy import Policy
 
-    module.try_out = lambda *_: {}  # type: ignore[assignment]
+    module.try_out = lambda *_: None  # type: ignore[assignment]
     module.require_suited = lambda *_: None  # type: ignore[assignment]
     blobs.AT_ONCE = 1  # so that the operations have an order
     offer = module.Offer.find(bundle)

@@ -13,7 +13,6 @@ import pytest
 
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.verify import verify
-from ernie_export.bundle.write import seal
 from ernie_export.device.install import Offer, install, rollback
 from ernie_export.device.place import Place
 from ernie_export.device.service import Service
@@ -23,11 +22,9 @@ from ernie_export.distribute.push import push
 from ernie_export.distribute.registry import Registry
 from ernie_export.errors import ErnieExportError, UserError, WorkError
 from ernie_export.plan import machine
-from ernie_export.validate.report import Report
 from tests.conftest import BuiltBundle
+from tests.device.conftest import ANYBODY, resealed
 from tests.distribute.docker_registry import program, running
-
-ANYBODY = Policy(unsigned=True, downgrade=True)
 
 
 def offer(folder: Path) -> Offer:
@@ -41,12 +38,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def altered(bundle: Path, folder: Path, **report: object) -> Path:
     """Another bundle of the same model: its report says something else."""
     shutil.copytree(bundle, folder)
-    manifest, old = Manifest.read(folder), Report.read(folder / Report.FILE)
-    for name in (Manifest.FILE, Report.FILE):
-        (folder / name).unlink()
     (folder / "recipe.toml").write_text(f"# {sorted(report.items())}\n{(folder / 'recipe.toml').read_text()}")
-    seal(folder, old.model_copy(update=report), manifest.claims)
-    return folder
+    return resealed(folder, **report)
 
 
 def test_three_generations(bundle: BuiltBundle, place: Place, tmp_path: Path) -> None:
