@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import subprocess
 from importlib import metadata
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from ernie_export.checkpoint.fingerprints import cache_folder
 from ernie_export.plan import machine
 from ernie_export.target import Target
+from ernie_export.versions import numbers
 
 
 class Needed(NamedTuple):
@@ -128,7 +128,7 @@ def _package(needed: Needed) -> Package:
     if version is None:
         state: Literal["ok", "missing", "too old"] = "missing"
     else:
-        state = "ok" if _numbers(version) >= _numbers(needed.minimum) else "too old"
+        state = "ok" if numbers(version) >= numbers(needed.minimum) else "too old"
     return Package(
         name=needed.name, version=version, minimum=needed.minimum, needed_to=needed.to, state=state
     )
@@ -139,12 +139,6 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """`2.13.0+cpu` → (2, 13, 0)."""
-    release = re.match(r"[\d.]*", version)
-    return tuple(int(number) for number in (release[0] if release else "").split(".") if number)
 
 
 def _providers() -> list[str]:

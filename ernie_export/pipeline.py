@@ -27,7 +27,8 @@ from ernie_export.calibrating import calibrate, calibration_inputs, calibration_
 from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.checkpoint.layout import EMBEDDING, layer_of, part_of
 from ernie_export.engine import genai
-from ernie_export.engine.interface import EngineInfo
+from ernie_export.engine.info import EngineInfo
+from ernie_export.engine.requires import Requires
 from ernie_export.errors import UserError, WorkError
 from ernie_export.partial import Made, Work, digest_of, put
 from ernie_export.progress import Progress, Silent
@@ -265,6 +266,7 @@ def write_texts(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
         moe_layers=config.moe_layers,
         num_experts=config.moe_num_experts,
         experts_per_token=config.moe_k,
+        requires=requires_of(target, checkpoint.fingerprint(work.progress), context_of(checkpoint, recipe)),
     )
     work.make_bytes(EngineInfo.FILE, (info.model_dump_json(indent=1) + "\n").encode())
     for_genai = genai.genai_config(config, GRAPH, info.max_context)
@@ -273,6 +275,27 @@ def write_texts(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
     for name in TEXTS:
         if (source := checkpoint.path / name).is_file():
             work.make_bytes(name, source.read_bytes())
+
+
+def requires_of(target: Target, fingerprint: str, context: int) -> Requires:
+    """What the machine that opens the engine must have: any stack of the target's."""
+    ready = [stack for stack in target.stacks if not stack.planned]
+    (module,) = {stack.module for stack in ready}
+    planned = {
+        version: f"{stack.name} is planned: {stack.planned}"
+        for stack in target.stacks
+        if stack.planned
+        for version in stack.versions
+    }
+    return Requires(
+        module=module,
+        versions=sorted({version for stack in ready for version in stack.versions}),
+        install=" or ".join(dict.fromkeys(stack.install for stack in ready)),
+        planned=planned,
+        architecture=target.architecture,
+        checkpoint=fingerprint,
+        context=context,
+    )
 
 
 def validate_and_publish(

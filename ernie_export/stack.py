@@ -11,14 +11,12 @@ from pydantic import Field
 from ernie_export import rows
 from ernie_export.errors import UserError
 from ernie_export.nearest import did_you_mean
+from ernie_export.versions import is_version
 
 Version = Annotated[str, Field(pattern=r"^\d+(\.\d+)*$")]
+Versions = Annotated[str, Field(pattern=r"^\d+(\.\d+)*\+?$")]
+"""Those that begin so; with a + those from there on, of the same first number."""
 Architecture = Literal["aarch64", "x86_64"]
-
-
-def is_version(version: str, prefix: str) -> bool:
-    """Whether `version` is one of those that begin with `prefix`: 11.4.0 is a "11", 1.13 is no "1.1"."""
-    return f"{version}.".startswith(f"{prefix}.")
 
 
 class Stack(rows.Row):
@@ -28,8 +26,8 @@ class Stack(rows.Row):
     description: str
     module: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
     """What Python imports."""
-    versions: Annotated[list[Version], Field(min_length=1)]
-    """Of the module, each with all that begins with it."""
+    versions: Annotated[list[Versions], Field(min_length=1)]
+    """Of the module, any of them."""
     cuda: Version | None = None
     """What it brings; None: it needs no GPU."""
     architecture: Architecture | None = None
@@ -40,7 +38,7 @@ class Stack(rows.Row):
     """Why nothing can be built for it yet; empty: it can."""
 
     def is_that_of(self, module: str, version: str) -> bool:
-        return module == self.module and any(is_version(version, prefix) for prefix in self.versions)
+        return module == self.module and any(is_version(version, each) for each in self.versions)
 
     def must_not_be_planned(self) -> None:
         """

@@ -45,7 +45,17 @@ ROAD = [
 ]
 """Each may import what stands before it, and itself; those of one set, not each other."""
 
-ANYWHERE = {"errors", "progress", "nearest", "atomic", "lock", "readable", "regular_file", "__version__"}
+ANYWHERE = {
+    "errors",
+    "progress",
+    "nearest",
+    "atomic",
+    "lock",
+    "readable",
+    "regular_file",
+    "versions",
+    "__version__",
+}
 """May be imported by all; they import one another alone."""
 
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "polygraphy", "numba"}

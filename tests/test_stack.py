@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ernie_export.errors import UserError
-from ernie_export.stack import Stack, is_version, stack_of
+from ernie_export.stack import Stack, stack_of
 from ernie_export.target import Target
 
 # What NVIDIA publishes for each: TensorRT, CUDA.
@@ -61,20 +61,6 @@ def test_the_stack_that_a_machine_has(target: str, version: str, stack: str | No
     found = stack_of("tensorrt", version, Target.find(target).stacks)
     assert (found and found.name) == stack
     assert stack_of("onnxruntime", version, Target.find(target).stacks) is None
-
-
-@pytest.mark.parametrize(
-    ("version", "prefix", "belongs"),
-    [
-        ("1.13", "1.1", False),
-        ("1.1.0", "1.1", True),
-        ("1.1", "1.1", True),
-        ("1", "1.1", False),
-        ("10.3", "1", False),
-    ],
-)
-def test_versions_are_compared_number_by_number(version: str, prefix: str, belongs: bool) -> None:
-    assert is_version(version, prefix) == belongs
 
 
 def test_an_unknown_stack_names_the_known_ones() -> None:

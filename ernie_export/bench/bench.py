@@ -13,7 +13,7 @@ from ernie_export.bench import speed
 from ernie_export.bench.memory import Held, held
 from ernie_export.bench.opening import Opening, opening
 from ernie_export.checkpoint.config import ErnieConfig
-from ernie_export.engine.interface import EngineInfo
+from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.open import open_engine
 from ernie_export.errors import UserError
 from ernie_export.plan import machine

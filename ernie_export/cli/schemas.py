@@ -30,7 +30,7 @@ from ernie_export.device.status import Generation, Status
 from ernie_export.distribute.pull import Pulled
 from ernie_export.distribute.push import Pushed
 from ernie_export.doctor import Diagnosis
-from ernie_export.engine.interface import EngineInfo
+from ernie_export.engine.info import EngineInfo
 from ernie_export.plan.plan import Plan
 from ernie_export.validate.report import Report
 

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.distribute.policy import Policy
+from ernie_export.engine.compatibility import require_compatible
+from ernie_export.engine.info import EngineInfo
 from ernie_export.errors import UserError, WorkError
 from ernie_export.plan import machine
 from ernie_export.plan.memory import memory
@@ -44,12 +46,13 @@ def require_suited(bundle: Path, manifest: Manifest) -> None:
         UserError: it is for another kind of device.
         WorkError: it does not fit now.
     """
-    target = Target.find(manifest.target)
-    if target.runtime != "onnxruntime-cpu":
+    target, info = Target.find(manifest.target), EngineInfo.read(bundle)
+    if target.runtime != info.runtime:
         raise UserError(
-            f"{bundle} is for {target.name}, whose engines this version cannot run",
-            "Install one for this device.",
+            f"{bundle} is for {target.name}, which runs {target.runtime}, and its engine is for {info.runtime}",
+            "Fetch or build it again.",
         )
+    require_compatible(bundle, info)
     config, recipe = ErnieConfig.read(bundle), Recipe.read(bundle / "recipe.toml")
     longest = recipe.context or config.max_position_embeddings
     setting = setting_of(config, recipe, min(longest, CONTEXT), 1, min(longest, CONTEXT, 512))

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ernie_export.engine.interface import EngineInfo, Fed
+from ernie_export.engine.compatibility import require_room
+from ernie_export.engine.interface import Fed
 from ernie_export.engine.native_library import library_for
 from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
 from ernie_export.errors import UserError, WorkError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
     from numpy.typing import NDArray
+
+    from ernie_export.engine.info import EngineInfo
 
     Array = NDArray[Any]
 
@@ -49,7 +52,7 @@ class OnnxRuntimeEngine:
         self.probes, self.given = tuple(probes), tuple(given)
         graph = opened_graph(folder / info.graph, probes, given)
         self.session = opened(graph, folder / info.graph, library_for(graph), threads)
-        self._require_described(folder / EngineInfo.FILE)
+        self._require_described(folder / "engine.json")
 
     def _require_described(self, path: Path) -> None:
         """That engine.json describes this graph; UserError where it does not."""
@@ -76,11 +79,7 @@ class OnnxRuntimeEngine:
 
     def start(self, batch: int = 1, max_length: int | None = None) -> OnnxRuntimeSession:
         length = max_length or self.info.max_context
-        if not 1 <= length <= self.info.max_context:
-            raise UserError(
-                f"a cache of {length} tokens was asked for, the engine holds at most {self.info.max_context}",
-                "Ask for fewer, or build with a larger `context` in the recipe.",
-            )
+        require_room(self.info, batch, length)
         return OnnxRuntimeSession(self, batch, length)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ernie_export.engine.interface import Engine, EngineInfo
+from ernie_export.engine.compatibility import require_compatible
+from ernie_export.engine.info import EngineInfo
+from ernie_export.engine.interface import Engine
 from ernie_export.errors import UserError
 
 
@@ -21,10 +23,11 @@ def open_engine(
         threads: threads of the runtime; None for every core this process may use.
 
     Raises:
-        UserError: the folder is no bundle, or its runtime is unknown.
+        UserError: the folder is no bundle, or its engine cannot be opened on this machine.
         WorkError: the runtime refuses the graph.
     """
     info = EngineInfo.read(folder)
+    require_compatible(folder, info)
     if info.runtime == "onnxruntime-cpu":
         from ernie_export.engine.onnxruntime import OnnxRuntimeEngine
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ernie_export.engine.interface import EngineInfo, Fed
+from ernie_export.engine.info import EngineInfo
+from ernie_export.engine.interface import Fed
 from ernie_export.engine.native_library import library_for
 from ernie_export.engine.onnxruntime import bind_cache, first_line, opened
 from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph

@@ -10,7 +10,8 @@ from ernie_export.errors import UserError
 from ernie_export.generate.sampling import Sampling
 
 if TYPE_CHECKING:
-    from ernie_export.engine.interface import Engine, EngineInfo, Session
+    from ernie_export.engine.info import EngineInfo
+    from ernie_export.engine.interface import Engine, Session
 
 OnToken = Callable[[int, int], None]
 """Called with (row, token id) as soon as the token is chosen; not for a stop token."""

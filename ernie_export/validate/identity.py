@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ernie_export.errors import UserError
 
 if TYPE_CHECKING:
-    from ernie_export.engine.interface import EngineInfo
+    from ernie_export.engine.info import EngineInfo
     from ernie_export.reference.layers import LayeredReference
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

@@ -11,7 +11,8 @@ from pathlib import Path
 import ernie_export
 from ernie_export.calibrate.record import CalibrationRecord
 from ernie_export.checkpoint.checkpoint import Checkpoint
-from ernie_export.engine.interface import Engine, EngineInfo
+from ernie_export.engine.info import EngineInfo
+from ernie_export.engine.interface import Engine
 from ernie_export.generate.tokenizer import TextTokenizer
 from ernie_export.generate.windows import Windows
 from ernie_export.progress import Progress, Silent

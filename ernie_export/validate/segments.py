@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from ernie_export.engine.interface import Engine, EngineInfo
+    from ernie_export.engine.info import EngineInfo
+    from ernie_export.engine.interface import Engine
     from ernie_export.reference.layers import Routing
     from ernie_export.reference.recording import Recording
 

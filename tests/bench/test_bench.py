@@ -11,7 +11,7 @@ import pytest
 
 from ernie_export.bench import opening, page
 from ernie_export.bench.bench import Bench, bench, lengths
-from ernie_export.engine.interface import EngineInfo
+from ernie_export.engine.info import EngineInfo
 from ernie_export.errors import UserError, WorkError
 from ernie_export.progress import Silent
 

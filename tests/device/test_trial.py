@@ -56,7 +56,7 @@ def test_nonsense_is_refused(bundle: BuiltBundle, place: Place, tmp_path: Path, 
     stored(*NONSENSE[kind])(folder)
     resealed(folder)
     with pytest.raises(
-        WorkError, match="does not answer here as the checkpoint's own model does: its (logits|routing)"
+        WorkError, match=r"does not answer here as the checkpoint's own model does: its (logits|routing)"
     ):
         install(Offer.find(str(folder)), place, ANYBODY)
     assert place.active() == before and [each.number for each in place.all()] == [1]

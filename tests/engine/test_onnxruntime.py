@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ernie_export.engine.interface import EngineInfo
+from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.onnxruntime import OnnxRuntimeEngine
 from ernie_export.engine.open import open_engine
 from ernie_export.errors import UserError, WorkError

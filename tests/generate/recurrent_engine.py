@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ernie_export.engine.interface import EngineInfo, Fed
+from ernie_export.engine.info import EngineInfo
+from ernie_export.engine.interface import Fed
 from ernie_export.errors import UserError
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ernie_export.engine.interface import EngineInfo, Fed
+from ernie_export.engine.info import EngineInfo
+from ernie_export.engine.interface import Fed
 from ernie_export.reference.transformers_model import Reference
 
 Array = np.ndarray[Any, Any]

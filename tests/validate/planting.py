@@ -12,7 +12,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from ernie_export import pipeline
 from ernie_export.checkpoint.checkpoint import Checkpoint
-from ernie_export.engine.interface import EngineInfo
+from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSession
 from ernie_export.graph.weights import read_layout
 from ernie_export.progress import Silent

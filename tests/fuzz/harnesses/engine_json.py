@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ernie_export.engine.interface import EngineInfo
+from ernie_export.engine.info import EngineInfo
 
 JSON = True
 TOKENS = (b'"runtime":', b'"onnxruntime-cpu"', b'"graph":"model.onnx"', b"moe_layers", b"2147483648")
