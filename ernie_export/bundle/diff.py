@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.bundle.manifest import UNLISTED, Manifest
+from ernie_export.bundle.provenance import Provenance
 from ernie_export.graph.weights import Stored, read_layout
 from ernie_export.progress import Progress, Silent, Step
 from ernie_export.recipe import Recipe
@@ -85,7 +86,7 @@ def diff(before: Path, after: Path, progress: Progress | None = None) -> Differe
     travels = sum(file.size for file in files if file.how != "removed")
     return Difference(
         same=one == other,
-        changes=[*_said(one, other), *_formats(before, after)],
+        changes=[*_said(one, other), *_made_by(before, after), *_formats(before, after)],
         parts=_parts(before, after, {file.path for file in files}, progress or Silent()),
         metrics=_metrics(*reports),
         files=files,
@@ -117,6 +118,13 @@ def _said(one: Manifest, other: Manifest) -> list[Change]:
     for name in sorted({*one.software, *other.software}):
         facts.append((name, one.software.get(name, "-"), other.software.get(name, "-")))
     return [Change(what=what, before=old, after=new) for what, old, new in facts if old != new]
+
+
+def _made_by(before: Path, after: Path) -> list[Change]:
+    """What their provenance says, where either tells."""
+    told = [Provenance.read(folder) for folder in (before, after)]
+    commits = [(each.commit if each else None) or "not known" for each in told]
+    return [Change(what="commit", before=commits[0], after=commits[1])] if commits[0] != commits[1] else []
 
 
 def _formats(before: Path, after: Path) -> list[Change]:

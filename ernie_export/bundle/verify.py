@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ernie_export.bundle.manifest import UNLISTED, FileEntry, Manifest, sha256_of
+from ernie_export.bundle.provenance import Provenance
 from ernie_export.errors import UserError
 from ernie_export.progress import Progress, Silent, Step
 from ernie_export.validate.report import Report
@@ -43,7 +44,7 @@ def verify(folder: Path, progress: Progress | None = None, content: bool = True)
     with (progress or Silent()).step("Verify", sum(entry.size for entry in listed.values()), "B") as step:
         for path, entry in listed.items():
             problems += _check_file(folder, path, entry, step, content)
-    return problems
+    return problems + _check_provenance(folder, manifest)
 
 
 def _walk(folder: Path, root: Path, present: set[str]) -> list[Problem]:
@@ -72,6 +73,24 @@ def _check_report(folder: Path, present: set[str]) -> list[Problem]:
         return [Problem(Report.FILE, error.cause)]
     if report.manifest_sha256 != sha256_of(folder / Manifest.FILE):
         return [Problem(Manifest.FILE, "is not the manifest that the report was sealed over")]
+    return []
+
+
+def _check_provenance(folder: Path, manifest: Manifest) -> list[Problem]:
+    """That it tells of these very files and this checkpoint."""
+    if Provenance.FILE not in manifest.files:
+        return []
+    try:
+        provenance = Provenance.read(folder)
+    except UserError as error:
+        return [Problem(Provenance.FILE, error.cause)]
+    if provenance is None:
+        return []  # missing: told above
+    if provenance.fingerprint != manifest.checkpoint.fingerprint:
+        return [Problem(Provenance.FILE, "is of another checkpoint than the manifest")]
+    files = {path: entry.sha256 for path, entry in manifest.files.items() if path != Provenance.FILE}
+    if provenance.subjects() != files:
+        return [Problem(Provenance.FILE, "tells of other files than the manifest lists")]
     return []
 
 

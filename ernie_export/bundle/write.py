@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ernie_export import atomic
+from ernie_export.bundle import sbom
 from ernie_export.bundle.manifest import FileEntry, Manifest, sha256_of
+from ernie_export.bundle.provenance import Provenance
 from ernie_export.errors import UserError
 from ernie_export.progress import Progress, Silent
 from ernie_export.validate.report import Claim, Report
@@ -22,14 +25,15 @@ def seal(
     progress: Progress | None = None,
     digests: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """Write manifest.json over every file in `folder`, then report.json with the manifest's SHA-256.
+    """Write sbom.cdx.json and provenance.json, manifest.json over every file in `folder`, and report.json with
+    the manifest's SHA-256.
 
     `claims` are those of the build; the report adds what validation saw.  `digests` are the SHA-256 by
     path of files that were hashed while they were written, and need not be read again.
     """
     known = digests or {}
-    documents = folder / Manifest.FILE, folder / Report.FILE
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in documents]
+    made_here = [folder / name for name in (sbom.FILE, Provenance.FILE, Manifest.FILE, Report.FILE)]
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in made_here]
     names = {path.relative_to(folder).as_posix(): path for path in paths}
     unread = sum(path.stat().st_size for name, path in names.items() if name not in known)
     with (progress or Silent()).step("Seal", unread, "B") as step:
@@ -37,6 +41,10 @@ def seal(
             name: FileEntry(size=path.stat().st_size, sha256=known.get(name) or sha256_of(path, step))
             for name, path in names.items()
         }
+    of = report.checkpoint, report.recipe, report.target
+    files[sbom.FILE] = _put(folder / sbom.FILE, sbom.sbom(*of, files, report.software))
+    provenance = Provenance.made(*of, files, report.software)
+    files[Provenance.FILE] = _put(folder / Provenance.FILE, provenance.render())
     manifest = Manifest(
         checkpoint=report.checkpoint,
         recipe=report.recipe,
@@ -50,6 +58,11 @@ def seal(
     digest = sha256_of(folder / Manifest.FILE)
     report.model_copy(update={"manifest_sha256": digest}).write(folder / Report.FILE)
     return manifest
+
+
+def _put(path: Path, data: bytes) -> FileEntry:
+    atomic.write(path, data)
+    return FileEntry(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def publish(partial: Path, final: Path, replace: bool = False) -> None:

@@ -112,6 +112,7 @@ def verify(
     """Check that every file of a bundle is as it was built, and who signed it."""
     from ernie_export.bundle import verify as bundle_verify
     from ernie_export.bundle.manifest import Manifest
+    from ernie_export.bundle.provenance import Provenance
     from ernie_export.cli.signing import signed_by
 
     with terminal.progress() as progress:
@@ -129,3 +130,5 @@ def verify(
     terminal.show(
         f"{len(files)} files, {size(sum(file.size for file in files.values()))}: all as they were built{signer}"
     )
+    if provenance := Provenance.read(bundle):
+        terminal.show(provenance.told())

@@ -33,7 +33,7 @@ class Document(BaseModel):
 
     def render(self) -> bytes:
         """UTF-8 JSON: keys sorted, one space of indentation, a newline at the end."""
-        return _spelled(json.loads(self.model_dump_json()))
+        return spelled(json.loads(self.model_dump_json()))
 
     @classmethod
     def parse(cls, data: bytes, path: Path) -> Self:
@@ -48,7 +48,7 @@ class Document(BaseModel):
             raise cls._mistake(error.errors()[0], path) from error
         try:
             content = json.loads(data)
-            ours = _spelled(content) == data and _within(content, json.loads(document.model_dump_json()))
+            ours = spelled(content) == data and _within(content, json.loads(document.model_dump_json()))
         except ValueError:  # a number without end, or none
             ours = False
         if not ours:
@@ -95,7 +95,8 @@ class Document(BaseModel):
         atomic.write(path, self.render())
 
 
-def _spelled(content: object) -> bytes:
+def spelled(content: object) -> bytes:
+    """UTF-8 JSON: keys sorted, one space of indentation, a newline at the end."""
     text = json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
 

@@ -65,7 +65,12 @@ def test_one_tensor(bundle: BuiltBundle, tmp_path: Path) -> None:
     data[stored.offset] ^= 1
     (folder / file.path).write_bytes(data)
     found = diff(bundle("int4"), resealed(folder))
-    assert [(change.path, change.how) for change in found.files] == [(file.path, "changed")]
+    # The bill of materials and the provenance list every file's digest.
+    assert [(change.path, change.how) for change in found.files] == [
+        ("provenance.json", "changed"),
+        ("sbom.cdx.json", "changed"),
+        (file.path, "changed"),
+    ]
     assert sum(part.changed for part in found.parts) == 1
     assert not found.changes and not found.metrics and not found.same
 

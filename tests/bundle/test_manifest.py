@@ -30,7 +30,10 @@ def with_files(*paths: str) -> Manifest:
 
 def test_it_lists_every_file_but_itself_and_the_report(sealed: Path) -> None:
     read = Manifest.read(sealed)
-    assert list(read.files) == ["empty", "model.onnx", "weights/layer-00.bin", "weights/manifest.json"]
+    assert list(read.files) == [
+        "empty", "model.onnx", "provenance.json", "sbom.cdx.json", "weights/layer-00.bin",
+        "weights/manifest.json",
+    ]  # fmt: skip
     for path, entry in read.files.items():
         data = (sealed / path).read_bytes()
         assert (entry.size, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())

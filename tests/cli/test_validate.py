@@ -89,6 +89,11 @@ def test_verify_of_a_whole_bundle(run, sealed: Path) -> None:
     assert ran.out.startswith("1 files, ") and ran.out.endswith("B: all as they were built\n")
 
 
+def test_verify_tells_where_a_bundle_came_from(run, bundle) -> None:
+    made = run("verify", bundle("int4")).out.splitlines()[1]
+    assert made.startswith("built from ernie-nano (fingerprint ") and made.endswith(", as int4 for cpu")
+
+
 def test_verify_names_what_is_wrong(run, sealed: Path) -> None:
     size = (sealed / "recipe.toml").stat().st_size
     (sealed / "recipe.toml").write_text("name = 'other'")
