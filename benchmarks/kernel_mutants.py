@@ -30,6 +30,8 @@ TESTS = {
     "linear_decode.cu": ["test_linear.py"],
     "linear_prefill.cu": ["test_linear.py"],
     "experts_decode.cu": ["test_experts.py"],
+    "experts_prefill.cu": ["test_experts.py"],
+    "prefill_tile.h": ["test_linear.py", "test_experts.py"],
     "attention.cu": ["test_attention.py"],
     "row_tile.h": ["test_linear.py", "test_experts.py"],
     "codes.h": ["test_linear.py", "test_experts.py"],

@@ -64,10 +64,11 @@ def output_of(*command: str | Path) -> str:
 
 
 def short(mangled: str) -> str:
-    """linear_decode<fp16, 4, 1>"""
+    """linear_decode<fp16, 4, 1>, or, of no template, experts_sort"""
     name = output_of("c++filt", mangled).partition("(anonymous namespace)::")[2]
-    name = re.sub(r"\(int\)|ernie::", "", name.partition(">(")[0])
-    return name.replace("__half", "fp16").replace("__nv_bfloat16", "bf16") + ">"
+    name = re.sub(r"\(int\)|ernie::", "", name)
+    name = re.match(r"\w+(<[^>]*>)?", name)[0]  # type: ignore[index]
+    return name.replace("__half", "fp16").replace("__nv_bfloat16", "bf16")
 
 
 def compiled(source: Path, sm: str, folder: Path) -> dict[str, dict[str, int]]:
@@ -99,7 +100,8 @@ def launches() -> dict[str, tuple[int, int]]:
 
     def note(answer: Any, arguments: dict[str, str]) -> None:
         for kernel in answer.kernels:
-            found[f"{kernel.kernel}<{arguments[kernel.kernel]}>"] = (kernel.threads, kernel.shared)
+            of = arguments.get(kernel.kernel)
+            found[f"{kernel.kernel}<{of}>" if of else kernel.kernel] = (kernel.threads, kernel.shared)
 
     for name, dtype in kernels.TYPES.items():
         x = exact.activations(random, (16, 64), dtype)
@@ -117,6 +119,16 @@ def launches() -> dict[str, tuple[int, int]]:
                 chosen = np.zeros((len(some), 1), np.int64), np.ones((len(some), 1), dtype)
                 experts = kernels.experts(some, *chosen, (*gate_up, *down), bits, 32, flavour="plain")
                 note(experts, {"experts_gate_up": arguments, "experts_down": arguments})
+            for tile, tokens in ((16, 20), (64, 40)):
+                chosen = np.zeros((tokens, 1), np.int64), np.ones((tokens, 1), dtype)
+                many = kernels.experts(
+                    np.tile(x, (3, 1))[:tokens], *chosen, (*gate_up, *down), bits, 32, flavour="plain"
+                )
+                arguments = f"{name}, {bits}, {tile}"
+                note(
+                    many,
+                    {"experts_gate_up_tile": arguments, "experts_down_tile": arguments, "experts_sum": name},
+                )
         for head_dim in (64, 128):
             row = exact.activations(random, (1, 1, head_dim), dtype)
             past = row[None], row[None]

@@ -70,6 +70,12 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, ERNIE_SITE)
     return emulation::exchange(mask, value, inside ? other : lane, file, line);
 }
 
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned lanes, ERNIE_SITE) {
+    const unsigned lane = emulation::here->lane;
+    return emulation::exchange(mask, value, lane < lanes ? lane : lane - lanes, file, line);
+}
+
 inline unsigned __ballot_sync(unsigned mask, bool vote, ERNIE_SITE) {
     unsigned result = 0, bit = vote ? 1u << emulation::here->lane : 0;
     emulation::collective({&bit, &result, 0, mask, sizeof(bit), file, line}, emulation::complete_ballot);

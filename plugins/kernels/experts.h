@@ -25,10 +25,11 @@ struct Experts {
     const void* down_scales;             // [E, H, I/block] fp16
     void* y;                             // → [T,H] of the type
     std::uint32_t* faults;               // → may be null
-    void* workspace;                     // the products before `down`
+    void* workspace;                     // what the kernels hand to one another
     std::uint64_t workspace_bytes;
 };
 
+/// What is best; more than 16 tokens can do with less. It never falls with more tokens.
 std::uint64_t workspace(const Experts& call);
 Problem launch(const Experts& call, cudaStream_t stream);
 

@@ -1,10 +1,10 @@
-// Experts for few tokens: two launches, each weight of the chosen experts read once for every 16 tokens.
+// Experts for few tokens: two launches, each weight of the chosen experts read once.
 //
 // gate_up: a block takes 8 gate rows and the 8 up rows beside them, for one choice of a token; the block
 // of the first choice of an expert does it for all tokens that chose the same, the others end at once.
 // down: a block takes 16 rows and all experts chosen, whose products it sums in its registers.  The score
 // is multiplied into the product between the two, in fp32 before it is rounded.
-#include "experts.h"
+#include "experts_kernels.h"
 #include "row_tile.h"
 
 namespace ernie {
@@ -13,17 +13,16 @@ namespace {
 constexpr int gate_up_warps = 4;
 constexpr int down_warps = 8;
 constexpr int most_chosen = 16;
-constexpr int most_tokens = 16;  // of a group; more tokens are more groups
+constexpr int most_tokens = 16;
 constexpr int most_choices = most_chosen * most_tokens;
 
-/// What both kernels read of a group of tokens.
 struct Choices {
-    const std::int64_t* indices;  // of the group's first token
+    const std::int64_t* indices;
     int tokens, k, experts;
 
     __device__ __forceinline__ bool valid(std::int64_t expert) const { return expert >= 0 && expert < experts; }
 
-    /// The first place at which a token of the group chose the expert, or −1.
+    /// The first place at which a token chose the expert, or −1.
     __device__ __forceinline__ int place(int token, std::int64_t expert) const {
         if (token >= tokens) return -1;
         for (int s = 0; s < k; ++s)
@@ -31,13 +30,6 @@ struct Choices {
         return -1;
     }
 };
-
-/// The group that a block works on.
-__device__ __forceinline__ Choices choices_of_group(const std::int64_t* indices, int group, int group_tokens,
-                                                    int tokens, int k, int experts) {
-    const int first = group * group_tokens;
-    return {indices + std::int64_t{first} * k, min(tokens - first, group_tokens), k, experts};
-}
 
 template <int groups>
 struct GateUpShared {
@@ -52,14 +44,13 @@ __global__ void __launch_bounds__(32 * gate_up_warps, 4)
                     T* __restrict__ products, int tokens, int hidden, int width, int experts, int k, int block_size) {
     ERNIE_SHARED(GateUpShared<groups>, shared);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const Choices choices = choices_of_group(indices, blockIdx.z, 8 * groups, tokens, k, experts);
-    const int first_token = 8 * groups * blockIdx.z, choice = blockIdx.y;
-    if (choice >= choices.tokens * k) return;
-    const std::int64_t expert = choices.indices[choice];
+    const Choices choices{indices, tokens, k, experts};
+    const int choice = blockIdx.y;
+    const std::int64_t expert = indices[choice];
     if (!choices.valid(expert)) return;
     for (int base = 0; base < choice; base += 32) {
         const int other = base + lane;
-        if (__any_sync(all_lanes, other < choice && choices.indices[other] == expert)) return;
+        if (__any_sync(all_lanes, other < choice && indices[other] == expert)) return;
     }
 
     Operands<T, groups> mine;
@@ -75,7 +66,7 @@ __global__ void __launch_bounds__(32 * gate_up_warps, 4)
     for (int c = 0; c < groups; ++c) {
         const int token = 8 * c + lane / 4;
         const bool chosen = choices.place(token, expert) >= 0;
-        mine.x[c] = chosen ? x + std::int64_t{first_token + token} * hidden : nullptr;
+        mine.x[c] = chosen ? x + std::int64_t{token} * hidden : nullptr;
     }
     const int chunks = (hidden + Chunk<bits>::k - 1) / Chunk<bits>::k;
     float sum[groups][4] = {};
@@ -94,11 +85,10 @@ __global__ void __launch_bounds__(32 * gate_up_warps, 4)
         if (place < 0 || column >= width) continue;
         float score = 0;  // of all places, should a token name an expert twice
         for (int s = place; s < k; ++s)
-            if (choices.indices[token * k + s] == expert)
-                score += widen(scores[std::int64_t{first_token + token} * k + s]);
+            if (indices[token * k + s] == expert) score += widen(scores[token * k + s]);
         const float gate = total[v], up = total[v + 2];
         const float product = gate / (1 + expf(-gate)) * up;
-        products[(std::int64_t{first_token + token} * k + place) * width + column] = narrow<T>(score * product);
+        products[std::int64_t{token * k + place} * width + column] = narrow<T>(score * product);
     }
 }
 
@@ -143,8 +133,7 @@ __global__ void __launch_bounds__(32 * down_warps, 2)
     static_assert(32 * down_warps >= most_choices);
     ERNIE_SHARED(DownShared<groups>, shared);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const Choices choices = choices_of_group(indices, blockIdx.y, 8 * groups, tokens, k, experts);
-    const int first_token = 8 * groups * blockIdx.y;
+    const Choices choices{indices, tokens, k, experts};
     list_experts(shared, choices);
 
     const int blocks = width / block_size;
@@ -163,7 +152,7 @@ __global__ void __launch_bounds__(32 * down_warps, 2)
 #pragma unroll
         for (int c = 0; c < groups; ++c) {
             const int token = 8 * c + lane / 4, place = shared.place[e][token];
-            at.x[c] = place < 0 ? nullptr : products + (std::int64_t{first_token + token} * k + place) * width;
+            at.x[c] = place < 0 ? nullptr : products + std::int64_t{token * k + place} * width;
         }
         return at;
     };
@@ -175,42 +164,24 @@ __global__ void __launch_bounds__(32 * down_warps, 2)
     for (int v = 0; v < 4; ++v) {
         const int row = 16 * blockIdx.x + lane / 4 + 8 * (v / 2);
         const int token = 8 * warp + 2 * (lane % 4) + v % 2;
-        if (token >= choices.tokens || row >= hidden) continue;
+        if (token >= tokens || row >= hidden) continue;
         bool fault = false;
-        for (int s = 0; s < k; ++s) fault = fault || !choices.valid(choices.indices[token * k + s]);
+        for (int s = 0; s < k; ++s) fault = fault || !choices.valid(indices[token * k + s]);
         if (fault && faults != nullptr && row == 0) atomicOr(faults, 1u);
-        y[std::int64_t{first_token + token} * hidden + row] = narrow<T>(fault ? NAN : total[v]);
+        y[std::int64_t{token} * hidden + row] = narrow<T>(fault ? NAN : total[v]);
     }
-}
-
-Problem check(const Experts& c) {
-    if (Problem wrong = check(c.format); !wrong.empty()) return wrong;
-    if (Problem wrong = check_row(c.format, "hidden", c.hidden); !wrong.empty()) return wrong;
-    if (Problem wrong = check_row(c.format, "the experts' width", c.width); !wrong.empty()) return wrong;
-    if (c.tokens < 0) return problem("tokens is %d", c.tokens);
-    if (c.experts <= 0) return problem("experts is %d", c.experts);
-    if (c.k <= 0 || c.k > most_chosen) return problem("k is %d; it must be 1 to %d", c.k, most_chosen);
-    if (!aligned(c.x) || !aligned(c.gate_up) || !aligned(c.down) || !aligned(c.workspace))
-        return "hidden, weights and workspace must start at a multiple of 16 bytes";
-    if (c.workspace_bytes < workspace(c))
-        return problem("the workspace has %llu bytes; the experts need %llu",
-                       static_cast<unsigned long long>(c.workspace_bytes),
-                       static_cast<unsigned long long>(workspace(c)));
-    return {};
 }
 
 template <class T, int bits, int groups>
 Problem launch_tile(const Experts& c, cudaStream_t stream) {
     T* products = static_cast<T*>(c.workspace);
-    const int token_groups = ceil_div(c.tokens, 8 * groups);
-    const int choices = c.k * (c.tokens < 8 * groups ? c.tokens : 8 * groups);
     cudaError_t error = ERNIE_LAUNCH(
-        (experts_gate_up<T, bits, groups>), dim3(ceil_div(c.width, 8), choices, token_groups), 32 * gate_up_warps,
+        (experts_gate_up<T, bits, groups>), dim3(ceil_div(c.width, 8), c.tokens * c.k), 32 * gate_up_warps,
         sizeof(GateUpShared<groups>), stream, static_cast<const T*>(c.x), c.indices, static_cast<const T*>(c.scores),
         c.gate_up, static_cast<const __half*>(c.gate_up_scales), products, c.tokens, c.hidden, c.width, c.experts, c.k,
         c.format.block_size);
     if (error != cudaSuccess) return answer(error, "experts_gate_up");
-    error = ERNIE_LAUNCH((experts_down<T, bits, groups>), dim3(ceil_div(c.hidden, 16), token_groups), 32 * down_warps,
+    error = ERNIE_LAUNCH((experts_down<T, bits, groups>), ceil_div(c.hidden, 16), 32 * down_warps,
                          sizeof(DownShared<groups>), stream, products, c.indices, c.down,
                          static_cast<const __half*>(c.down_scales), static_cast<T*>(c.y), c.faults, c.tokens, c.hidden,
                          c.width, c.experts, c.k, c.format.block_size);
@@ -219,14 +190,12 @@ Problem launch_tile(const Experts& c, cudaStream_t stream) {
 
 }  // namespace
 
-std::uint64_t workspace(const Experts& call) {
+std::uint64_t experts_decode_workspace(const Experts& call) {
     return 2 * static_cast<std::uint64_t>(call.tokens) * static_cast<std::uint64_t>(call.k) *
            static_cast<std::uint64_t>(call.width);
 }
 
-Problem launch(const Experts& c, cudaStream_t stream) {
-    if (Problem wrong = check(c); !wrong.empty()) return wrong;
-    if (c.tokens == 0) return {};
+Problem experts_decode(const Experts& c, cudaStream_t stream) {
     return with_type(c.type, [&](auto type) {
         using T = decltype(type);
         const bool few = c.tokens <= 8;

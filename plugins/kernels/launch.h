@@ -33,7 +33,9 @@ inline Problem answer(cudaError_t error, const char* kernel) {
     return problem("%s was not launched: %s", kernel, cudaGetErrorString(error));
 }
 
-inline bool aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
+inline bool aligned(const void* pointer, std::uintptr_t bytes = 16) {
+    return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
+}
 
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 

@@ -11,6 +11,7 @@ Problem check(const Linear& c) {
     if (c.tokens < 0) return problem("tokens is %d", c.tokens);
     if (c.n <= 0) return problem("N is %d", c.n);
     if (!aligned(c.x) || !aligned(c.weight)) return "x and weight must start at a multiple of 16 bytes";
+    if (!aligned(c.scales, 4)) return "scales must start at a multiple of 4 bytes";
     return {};
 }
 

@@ -12,14 +12,14 @@ struct Shared {
     WarpSums<warps, groups> sums;
 };
 
-/// A block takes 16 rows and 8·groups tokens, its warps share K.
+/// A block takes 16 rows, its warps share K; there are at most 8·groups tokens.
 template <class T, int bits, int groups>
 __global__ void __launch_bounds__(32 * warps, 2)
     linear_decode_tile(const T* __restrict__ x, const std::uint8_t* __restrict__ weight, const __half* __restrict__ scales,
                   T* __restrict__ y, int tokens, int n, int k, int block_size) {
     ERNIE_SHARED(Shared<groups>, shared);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int first_row = 16 * blockIdx.x, first_token = 8 * groups * blockIdx.y;
+    const int first_row = 16 * blockIdx.x;
     const int blocks = k / block_size;
 
     Operands<T, groups> mine;
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(32 * warps, 2)
     }
 #pragma unroll
     for (int c = 0; c < groups; ++c) {
-        const int token = first_token + 8 * c + lane / 4;
+        const int token = 8 * c + lane / 4;
         mine.x[c] = token < tokens ? x + std::int64_t{token} * k : nullptr;
     }
     const int chunks = (k + Chunk<bits>::k - 1) / Chunk<bits>::k;
@@ -48,18 +48,17 @@ __global__ void __launch_bounds__(32 * warps, 2)
 #pragma unroll
     for (int v = 0; v < 4; ++v) {
         const int row = first_row + lane / 4 + 8 * (v / 2);
-        const int token = first_token + 8 * warp + 2 * (lane % 4) + v % 2;
+        const int token = 8 * warp + 2 * (lane % 4) + v % 2;
         if (row < n && token < tokens) y[std::int64_t{token} * n + row] = narrow<T>(total[v]);
     }
 }
 
 template <class T, int bits, int groups>
 Problem launch_tile(const Linear& c, cudaStream_t stream) {
-    const dim3 grid(ceil_div(c.n, 16), ceil_div(c.tokens, 8 * groups));
-    const cudaError_t error = ERNIE_LAUNCH((linear_decode_tile<T, bits, groups>), grid, 32 * warps, sizeof(Shared<groups>),
-                                           stream, static_cast<const T*>(c.x), c.weight,
-                                           static_cast<const __half*>(c.scales), static_cast<T*>(c.y), c.tokens, c.n,
-                                           c.k, c.format.block_size);
+    const cudaError_t error =
+        ERNIE_LAUNCH((linear_decode_tile<T, bits, groups>), ceil_div(c.n, 16), 32 * warps, sizeof(Shared<groups>),
+                     stream, static_cast<const T*>(c.x), c.weight, static_cast<const __half*>(c.scales),
+                     static_cast<T*>(c.y), c.tokens, c.n, c.k, c.format.block_size);
     return answer(error, "linear_decode_tile");
 }
 

@@ -5,7 +5,7 @@
 
 namespace ernie {
 
-/// For 1 to 16 tokens; more are groups of 16, each of which reads the weights again.
+/// For 1 to 16 tokens.
 Problem linear_decode(const Linear& call, cudaStream_t stream);
 
 /// For many tokens: 64 share a reading.

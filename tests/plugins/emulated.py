@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
+
+from tests.plugins import worker
 
 ROOT = Path(__file__).parents[2]
 RUNTIMES = {"address": "libasan.so", "thread": "libtsan.so"}
@@ -128,6 +131,13 @@ def built(flavour: str) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:3000]
     return Path(done.stdout.strip())
+
+
+def workspace(function: str, scalars: dict[str, int]) -> int:
+    """What a launch function asks for; scalars: the first fields of its struct, all those before the pointers."""
+    fields: Fields = [(name, "i32", value) for name, value in scalars.items()]
+    library = ctypes.CDLL(str(built("plain") / "libernie_kernels.so"))
+    return worker.workspace(library, function, worker.structure_of(fields))
 
 
 running: dict[tuple[str, str], Library] = {}

@@ -17,6 +17,8 @@ MEANT = {
     "linear_prefill_tile": ("mma", "copies_16_bytes"),
     "experts_gate_up": ("mma", "copies_16_bytes"),
     "experts_down": ("mma", "copies_16_bytes"),
+    "experts_gate_up_tile": ("mma", "copies_16_bytes"),
+    "experts_down_tile": ("mma", "copies_16_bytes"),
     "attention_part": ("mma", "loads_16_bytes"),
     "router_logits": ("loads_16_bytes",),
 }

@@ -27,29 +27,40 @@ def place(data: bytes) -> int:
     return address
 
 
-def call(library: ctypes.CDLL, function: str, fields: list[tuple[str, str, Any]]) -> Any:
-    """fields: (name, kind, value); kinds: those of SCALARS, `in` and `out` (bytes), `same` (the name of
-    an array), `null`, `workspace` (how many bytes more than needed), which is two fields of the struct."""
+def structure_of(fields: list[tuple[str, str, Any]]) -> Any:
+    """The struct of a launch function, its scalars filled in."""
     layout: list[tuple[str, Any]] = []
     for name, kind, _ in fields:
         layout.append((name, SCALARS.get(kind, ctypes.c_void_p)))
         if kind == "workspace":
             layout.append((f"{name}_bytes", ctypes.c_uint64))
     structure = type("Call", (ctypes.Structure,), {"_fields_": layout})()
-    held = {}
     for name, kind, value in fields:
         if kind in SCALARS:
             setattr(structure, name, value)
-        elif kind in ("in", "out"):
+    return structure
+
+
+def workspace(library: ctypes.CDLL, function: str, structure: Any) -> int:
+    needed = getattr(library, f"{function}_workspace")
+    needed.restype = ctypes.c_uint64
+    return int(needed(ctypes.byref(structure)))
+
+
+def call(library: ctypes.CDLL, function: str, fields: list[tuple[str, str, Any]]) -> Any:
+    """fields: (name, kind, value); kinds: those of SCALARS, `in` and `out` (bytes), `same` (the name of
+    an array), `null`, `workspace` (how many bytes more than needed), which is two fields of the struct."""
+    structure = structure_of(fields)
+    held = {}
+    for name, kind, value in fields:
+        if kind in ("in", "out"):
             held[name] = place(value)
             setattr(structure, name, held[name])
     for name, kind, value in fields:
         if kind == "same":
             setattr(structure, name, held[value])
         if kind == "workspace":
-            needed = getattr(library, f"{function}_workspace")
-            needed.restype = ctypes.c_uint64
-            size = max(needed(ctypes.byref(structure)) + value, 0)
+            size = max(workspace(library, function, structure) + value, 0)
             held[name] = place(NAN * size)
             setattr(structure, name, held[name])
             setattr(structure, f"{name}_bytes", size)
