@@ -13,6 +13,7 @@ from ernie_export.cli import (
     bits,
     build,
     chat,
+    deploy,
     device,
     diff,
     generate,
@@ -48,6 +49,7 @@ app.command()(bits.bits)
 app.command()(signing.sign)
 app.command()(registry.push)
 app.command()(registry.pull)
+app.command()(deploy.deploy)
 app.add_typer(device.app)
 app.command()(synthesize.synthesize)
 app.command()(machine.doctor)

@@ -117,6 +117,21 @@ def gc(root: Root = Path(ROOT)) -> None:
     terminal.show(f"{size(freed)} freed")
 
 
+@app.command(hidden=True)
+def receive(root: Root = Path(ROOT)) -> None:
+    """Install the bundle that `ernie-export deploy` sends over ssh, which runs this on the device."""
+    from ernie_export.cli.failures import as_error
+    from ernie_export.device.receive import Line, failed, receive
+
+    line, place = Line.of_process(), _place(root)
+    try:
+        receive(line, place, lambda: (_policy(place, None), _service(place, None)))
+    except Exception as exception:
+        if error := as_error(exception):
+            line.tell(failed(place, error))
+        raise
+
+
 def _place(root: Path) -> Place:
     from ernie_export.device.place import Place
 

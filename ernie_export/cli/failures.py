@@ -51,7 +51,7 @@ def told(debug: bool) -> Iterator[Outcome]:
     except BaseException as exception:
         if debug:
             traceback.print_exc()
-        error = _as_error(exception)
+        error = as_error(exception)
         if error is None:
             outcome.exit_code = INTERRUPTED
         else:
@@ -59,7 +59,7 @@ def told(debug: bool) -> Iterator[Outcome]:
             outcome.exit_code = error.exit_code
 
 
-def _as_error(exception: BaseException) -> ErnieExportError | None:
+def as_error(exception: BaseException) -> ErnieExportError | None:
     """What to tell; None where the user himself ended it."""
     import typer
 

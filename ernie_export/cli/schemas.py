@@ -29,6 +29,7 @@ from ernie_export.cli.outputs import BatchOutput, BuildOutput, GenerateOutput, R
 from ernie_export.device.status import Generation, Status
 from ernie_export.distribute.pull import Pulled
 from ernie_export.distribute.push import Pushed
+from ernie_export.distribute.ssh_rollout import Deployed
 from ernie_export.doctor import Diagnosis
 from ernie_export.engine.info import EngineInfo
 from ernie_export.plan.plan import Plan
@@ -42,6 +43,7 @@ SCHEMAS: dict[str, Any] = {
     "bench": Bench,
     "bits": Choice,
     "build": BuildOutput,
+    "deploy": Deployed,
     "device-install": Generation,
     "device-rollback": Generation,
     "device-status": Status,

@@ -28,7 +28,7 @@ class Terminal:
 
     def show(self, result: RenderableType) -> None:
         """A result for a person, on stdout."""
-        console = self._console(sys.stdout)
+        console = self.console(sys.stdout)
         with console.capture() as captured:
             console.print(result, markup=False, soft_wrap=isinstance(result, str))
         # The padding of a last column would only be in the way of who searches or copies.
@@ -52,11 +52,11 @@ class Terminal:
             return
         from ernie_export.cli.bars import bars
 
-        with bars(self._console(sys.stderr)) as progress:
+        with bars(self.console(sys.stderr)) as progress:
             yield progress
 
     @staticmethod
-    def _console(stream: TextIO) -> Console:
+    def console(stream: TextIO) -> Console:
         from rich.console import Console
 
         console = Console(file=stream, highlight=False)

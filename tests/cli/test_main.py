@@ -29,6 +29,7 @@ COMMANDS = [
     "sign",
     "push",
     "pull",
+    "deploy",
     "synthesize",
     "doctor",
     "targets",
@@ -75,7 +76,7 @@ def test_without_a_command_the_help_is_a_message(run) -> None:
     assert ran.code == 2 and ran.out == "" and "Commands:" in ran.err
 
 
-DEVICE_COMMANDS = ["device install", "device status", "device rollback", "device gc"]
+DEVICE_COMMANDS = ["device install", "device status", "device rollback", "device gc", "device receive"]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *DEVICE_COMMANDS])

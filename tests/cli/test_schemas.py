@@ -17,6 +17,7 @@ from ernie_export.cli.app import app
 from ernie_export.cli.schemas import SCHEMAS, write
 from ernie_export.distribute.pull import Pulled
 from ernie_export.distribute.push import Pushed
+from ernie_export.distribute.ssh_rollout import Deployed, HostResult
 from tests.conftest import BuiltBundle
 from tests.validate.test_html import whole
 
@@ -101,3 +102,11 @@ def test_what_build_prints_of_a_bundle_that_stands_there(
 def test_push_and_pull() -> None:
     check("push", Pushed(address="a@b", tag=None, sent=1, there=2).model_dump_json())
     check("pull", Pulled(address="a@b", output="c", received=1, there=2).model_dump_json())
+
+
+def test_deploy() -> None:
+    hosts = [
+        HostResult(host="a", canary=True, outcome="installed", generation=2, sent=1, seconds=0.5),
+        HostResult(host="b", canary=False, outcome="failed", cause="A cause", remedy="A remedy."),
+    ]
+    check("deploy", Deployed(bundle="c", manifest_sha256="0" * 64, size=1, hosts=hosts).model_dump_json())

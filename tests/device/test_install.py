@@ -24,7 +24,7 @@ from ernie_export.errors import ErnieExportError, UserError, WorkError
 from ernie_export.plan import machine
 from tests.conftest import BuiltBundle
 from tests.device.conftest import ANYBODY, resealed
-from tests.distribute.docker_registry import program, running
+from tests.distribute.docker_registry import running
 
 
 def offer(folder: Path) -> Offer:
@@ -63,8 +63,6 @@ def test_three_generations(bundle: BuiltBundle, place: Place, tmp_path: Path) ->
 
 
 def test_what_is_there_does_not_travel(bundle: BuiltBundle, place: Place, tmp_path: Path) -> None:
-    if program() is None:
-        pytest.skip("docker-registry is not here: run `make system-deps`")
     with running(tmp_path / "registry") as started:
         address = started.address("device")
         push(bundle("int4"), Registry(Address.parse(address), plain_http=True))

@@ -7,13 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distribute.docker_registry import DockerRegistry, program, running
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _needs_a_registry() -> None:
-    if program() is None:
-        pytest.skip("docker-registry is not here: run `make system-deps`")
+from tests.distribute.docker_registry import DockerRegistry, running
 
 
 @pytest.fixture(autouse=True)
