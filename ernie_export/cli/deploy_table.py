@@ -113,7 +113,8 @@ class LiveTable:
 
         results = [row.result for row in self._rows.values() if row.result]
         well = sum(result.well for result in results)
-        told = f"{self._bundle} to {len(self._rows)} devices: {well} done"
+        count = f"{len(self._rows)} device{'s' * (len(self._rows) != 1)}"
+        told = f"{self._bundle} to {count}: {well} done"
         if ill := len(results) - well:
             told += f", {ill} failed or left out"
         return Text(told, "bold")

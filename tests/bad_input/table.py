@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.bad_input import bundles, checkpoints, machine, recipes, texts
+from tests.bad_input import bundles, checkpoints, hosts, machine, recipes, texts
 from tests.bad_input.attack import Attacks
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "bad-input.md"
@@ -22,13 +22,14 @@ KINDS: tuple[Attacks, ...] = (
     bundles.BUNDLES,
     bundles.ENGINES,
     bundles.PROMPTS,
+    hosts.HOSTS,
     machine.MACHINE,
 )
 PREFACE = """\
 # Bad input
 
-What `ernie-export` answers to {count} broken or hostile checkpoints, configs, tokenizers, recipes, targets
-and bundles. Every answer is one line on stderr, `error: cause. remedy`. The exit code is 2 where the input
+What `ernie-export` answers to {count} broken or hostile checkpoints, configs, tokenizers, recipes, targets,
+bundles and hosts. Every answer is one line on stderr, `error: cause. remedy`. The exit code is 2 where the input
 is at fault, and 1 where the machine is, or a bundle is not what was built. Nothing is left half-written:
 where the work had begun, `.NAME.partial` stays, and the same command goes on there.
 
