@@ -13,7 +13,6 @@ from ernie_export import lock
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.verify import verify
 from ernie_export.device.install import Offer, install
-from ernie_export.distribute.artifact import DOCUMENTS
 from ernie_export.distribute.policy import Policy
 from ernie_export.distribute.ssh_destination import destinations
 from ernie_export.distribute.ssh_messages import Step
@@ -23,7 +22,7 @@ from ernie_export.errors import WorkError
 from tests.conftest import BuiltBundle
 from tests.distribute.cutting_proxy import cutting
 from tests.distribute.loopback_sshd import Device, Fleet, devices
-from tests.distribute.test_transfer import contents, next_version
+from tests.distribute.test_transfer import contents, next_version, travels
 
 
 class Log:
@@ -87,10 +86,10 @@ def test_only_what_changed_travels(bundle: BuiltBundle, fleet: Fleet, tmp_path: 
 
     changed = max(path for path in parcel.files if path.startswith("weights/"))
     newer = next_version(built, tmp_path / "newer", changed)
-    travels = sum((newer / name).stat().st_size for name in (changed, *DOCUMENTS))
+    least = travels(built, newer)
     for result in deploy(fleet, newer, (first, second)):
         assert (result.outcome, result.generation) == ("installed", 2)
-        assert travels < result.sent < travels + 2000
+        assert least < result.sent < least + 2000
     assert contents(second.place.current / "bundle") == contents(newer)
 
 
