@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ernie_export.bundle.manifest import UNLISTED, FileEntry, Manifest, sha256_of
+from ernie_export.bundle.manifest import SIGNATURE, UNLISTED, FileEntry, Manifest, sha256_of
 from ernie_export.bundle.provenance import Provenance
 from ernie_export.errors import UserError
 from ernie_export.progress import Progress, Silent, Step
+from ernie_export.validate.document import LARGEST
 from ernie_export.validate.report import Report
 
 
@@ -36,6 +37,8 @@ def verify(folder: Path, progress: Progress | None = None, content: bool = True)
             raise
         return [*problems, Problem(Manifest.FILE, error.cause)]
     problems += _check_report(folder, present)
+    if SIGNATURE in present and (folder / SIGNATURE).stat().st_size > LARGEST:
+        problems.append(Problem(SIGNATURE, f"is over {LARGEST >> 20} MB"))
     files = manifest.files
     problems += [Problem(path, "is missing") for path in sorted(files.keys() - present)]
     extra = present - files.keys() - set(UNLISTED)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ernie_export import atomic
 from ernie_export.bundle import sbom
-from ernie_export.bundle.manifest import FileEntry, Manifest, sha256_of
+from ernie_export.bundle.manifest import UNLISTED, FileEntry, Manifest, sha256_of
 from ernie_export.bundle.provenance import Provenance
 from ernie_export.errors import UserError
 from ernie_export.progress import Progress, Silent
@@ -32,7 +32,7 @@ def seal(
     path of files that were hashed while they were written, and need not be read again.
     """
     known = digests or {}
-    made_here = [folder / name for name in (sbom.FILE, Provenance.FILE, Manifest.FILE, Report.FILE)]
+    made_here = [folder / name for name in (sbom.FILE, Provenance.FILE, *UNLISTED)]
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in made_here]
     names = {path.relative_to(folder).as_posix(): path for path in paths}
     unread = sum(path.stat().st_size for name, path in names.items() if name not in known)

@@ -37,7 +37,7 @@ class Offer:
 
         Raises:
             UserError: there is no bundle.
-            WorkError: the registry does not answer.
+            WorkError: the registry does not answer; the folder holds links, pipes, or other files than it lists.
         """
         if text.startswith(SCHEME):
             registry = Registry(Address.parse(text), ca_file, plain_http)
@@ -46,6 +46,7 @@ class Offer:
             return cls(str(address), documents_of(data, address), RegistrySource(registry))
         folder = Path(text).absolute()
         manifest = Manifest.read(folder)
+        _require_whole(folder, text)  # before anything of it is opened
         listed = {path for path in manifest.files}
         documents = {path: entry for path, entry in files_of(folder, manifest).items() if path not in listed}
         return cls(str(folder), documents, FolderSource(folder))
@@ -81,6 +82,8 @@ def install(
                 f"{offer.name} is older ({report.time}) than what is active ({active.built})",
                 "Install a newer one, roll back, or allow `downgrade` in the policy.",
             )
+        if manifest.verdict != "passed" or report.verdict != "passed":
+            raise WorkError(f"{offer.name} did not pass its own gates", "Install one that did.")
         require_suited(bundle, manifest)
         with progress.step("Try it"):
             tried = try_out(bundle, policy)
@@ -150,8 +153,13 @@ def _fetch(offer: Offer, blobs: Blobs, bundle: Path, progress: Progress) -> None
     with progress.step("Fetch", sum(entry.size for entry in files.values()), "B") as step:
         blobs.fetch(files, offer.source, step)
     blobs.assemble(files, bundle)
-    if problems := verify(bundle, content=False):
+    _require_whole(bundle, offer.name)
+
+
+def _require_whole(folder: Path, name: str) -> None:
+    """Names, sizes, manifest and report; the files are checked as they are copied."""
+    if problems := verify(folder, content=False):
         raise WorkError(
-            f"{offer.name} is no whole bundle: {problems[0].path}: {problems[0].message}",
+            f"{name} is no whole bundle: {problems[0].path}: {problems[0].message}",
             "Fetch or build it again.",
         )

@@ -18,6 +18,7 @@ from ernie_export.distribute.address import Address
 from ernie_export.distribute.registry import MANIFEST
 from ernie_export.errors import UserError
 from ernie_export.recipe import Recipe
+from ernie_export.validate.document import LARGEST
 from ernie_export.validate.report import Report
 
 ARTIFACT = "application/vnd.cncf.model.manifest.v1+json"
@@ -111,8 +112,15 @@ def documents_of(data: bytes, address: Address) -> dict[str, FileEntry]:
     found: dict[str, FileEntry] = {}
     for layer in layers:
         path = layer.annotations.get(FILEPATH)
-        if path in UNLISTED and path not in found:
-            found[path] = FileEntry(size=layer.size, sha256=layer.digest.removeprefix("sha256:"))
+        if path not in UNLISTED:
+            continue
+        if path in found:
+            raise UserError(f"{address} lists {path} twice", "Name one that `ernie-export push` wrote.")
+        if layer.size > LARGEST:
+            raise UserError(
+                f"{address} lists a {path} of {layer.size} bytes", "Name one that `ernie-export push` wrote."
+            )
+        found[path] = FileEntry(size=layer.size, sha256=layer.digest.removeprefix("sha256:"))
     for name in DOCUMENTS:
         if name not in found:
             raise UserError(

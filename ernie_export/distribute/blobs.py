@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from ernie_export import atomic
 from ernie_export.bundle.manifest import PIECE, FileEntry, Manifest
@@ -47,9 +48,10 @@ class FolderSource:
 
     def fetch(self, path: str, entry: FileEntry, to: Path, step: Step) -> int:
         """Raises WorkError where the file is not what its manifest lists."""
-        state = hashlib.sha256()
-        with (self._folder / path).open("rb") as source, to.open("wb") as target:
-            while piece := source.read(PIECE):
+        state, left = hashlib.sha256(), entry.size
+        with _regular(self._folder / path) as source, to.open("wb") as target:
+            while piece := source.read(min(PIECE, left)):
+                left -= len(piece)
                 state.update(piece)
                 target.write(piece)
                 step.advance(len(piece))
@@ -62,6 +64,24 @@ class FolderSource:
                 "Fetch or build the bundle again.",
             )
         return entry.size
+
+
+def _regular(path: Path) -> BinaryIO:
+    """Opened: no link is followed, and no pipe is waited for.
+
+    Raises:
+        WorkError: it is no regular file, or cannot be read.
+    """
+    try:
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    except OSError as error:
+        raise WorkError(
+            f"{path} cannot be read ({error.strerror})", "Fetch or build the bundle again."
+        ) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise WorkError(f"{path} is no file", "Fetch or build the bundle again.")
+    return file
 
 
 class Blobs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ def signer_of(
         except OSError:
             raise
         except Exception as error:  # a hostile signature, or sigstore's own errors
-            refusals.append(f"{signer.name}: {_first_line(error)}")
+            refusals.append(f"{signer.name}: {_told(error)}")
         else:
             return signer.name
     raise WorkError(
@@ -146,6 +147,15 @@ def _model_signing(module: str) -> ModuleType:
             "The package model-signing is not installed, which makes and checks signatures",
             'Install it: pip install "ernie-export[distribute]".',
         ) from error
+
+
+def _told(error: BaseException) -> str:
+    """What a verification said; of files that are not those that were signed, the names."""
+    differ = sorted(set(re.findall(r"(?:mismatch for|Missing|Unexpected)\D*?'([^'\\]+)", str(error))))
+    if not str(error).startswith("Signature mismatch") or not differ:
+        return _first_line(error)
+    more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+    return f"Signature mismatch: other bytes were signed of {', '.join(differ[:3])}{more}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -25,3 +25,9 @@ def resealed(folder: Path, **report: object) -> Path:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path / "device")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-tamper", action="store_true", help="write docs/tamper.md instead of checking it"
+    )

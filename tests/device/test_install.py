@@ -73,7 +73,7 @@ def test_what_is_there_does_not_travel(bundle: BuiltBundle, place: Place, tmp_pa
         installed = install(Offer.find(started.address("device", "2"), plain_http=True), place, ANYBODY)
     assert "@sha256:" in installed.source
     new = {path.name for path in (place.root / "blobs").iterdir()} - before
-    assert len(new) == 5  # the recipe, SBOM and provenance, the manifest, the report
+    assert len(new) == 5  # the recipe, the manifest, the report, the bill of materials, the provenance
     assert contents(place.current / "bundle") == contents(newer)
 
 
