@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 PYTEST_FLAGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo native test test-slow test-plugins plugins kernels-compiled kernel-mutants lint fuzz schemas system-deps \
+.PHONY: help demo native test test-slow test-plugins plugins kernels-compiled kernel-mutants kernel-coverage lint fuzz schemas system-deps \
     ernie-nano clean
 
 help: ## this list
@@ -44,6 +44,9 @@ kernels-compiled: .venv/.dev .venv/.plugins ## what nvcc makes of the kernels, f
 
 kernel-mutants: .venv/.dev .venv/.plugins ## changes to the kernels, each of which the tests must find: an hour
 	$(BIN)/python benchmarks/kernel_mutants.py
+
+kernel-coverage: .venv/.dev .venv/.plugins ## which lines of the kernels their tests run: all, by benchmarks/results/kernel_coverage.json
+	$(BIN)/python benchmarks/kernel_coverage.py
 
 lint: .venv/.dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,16 +1,19 @@
 """Are the kernels' tests able to fail?  Changes one thing in a kernel, and looks whether a test does.
 
-    python benchmarks/kernel_mutants.py [--random 60] [--seed 1] [--work build/mutants]
+    python benchmarks/kernel_mutants.py [--random 100] [--seed 1] [--share 1/2] [--most 10] [--sanitizers]
 
 Every __syncthreads and __syncwarp is left out, every wait count raised, every commit left out, every shuffle
-given another mask or another lane; and indices and bounds drawn at random are changed.  A mutant first runs
-without sanitizers, which is quick; one that lives is built with each sanitizer and runs again.  Results stand
-in benchmarks/results/kernel_mutants.json; a run that was broken off goes on where it was.
+given another mask or another lane; and indices and bounds drawn at random are changed.  A mutant runs without
+sanitizers, which is quick, first the tests that see most of its file, then all that run it; with --sanitizers
+those that live are built with each sanitizer and run again.  Results stand in
+benchmarks/results/kernel_mutants.json, known by their text, so that a run goes on where another was, or where
+lines have moved.  --share 1/2 and 2/2 run beside one another, each with a --work of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import random
@@ -18,23 +21,29 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "kernel_mutants.json"
-#: A source of kernels, and the tests that run it.
+#: A source of kernels, the tests that run it, and which of them see most of it.
 TESTS = {
-    "routing.cu": ["test_routing.py"],
-    "linear_decode.cu": ["test_linear.py"],
-    "linear_prefill.cu": ["test_linear.py"],
-    "experts_decode.cu": ["test_experts.py"],
-    "experts_prefill.cu": ["test_experts.py"],
-    "prefill_tile.h": ["test_linear.py", "test_experts.py"],
-    "attention.cu": ["test_attention.py"],
-    "row_tile.h": ["test_linear.py", "test_experts.py"],
-    "codes.h": ["test_linear.py", "test_experts.py"],
+    "routing.cu": ("test_routing.py", "test"),
+    "linear_decode.cu": ("test_linear.py", "test_as_float64"),
+    "linear_prefill.cu": ("test_linear.py", "prefill_as_float64"),
+    "experts_decode.cu": ("test_experts.py", "test_as_float64 or only_chosen"),
+    "experts_prefill.cu": ("test_experts.py", "prefill"),
+    "prefill_tile.h": ("test_linear.py", "prefill"),
+    "attention_append.cu": ("test_attention.py", "test_as_float64 or 8_bits"),
+    "attention_decode.cu": ("test_attention.py", "test_as_float64"),
+    "attention_prefill.cu": ("test_attention.py", "test_as_float64"),
+    "attention_cache.h": ("test_attention.py", "test_as_float64"),
+    "attention_rows.h": ("test_attention.py", "test_as_float64"),
+    "row_tile.h": ("test_linear.py", "test_as_float64"),
+    "codes.h": ("test_linear.py", "every_code"),
 }
 COMPILER = "the compiler"
 #: What orders threads: pattern and its changes.  Each is tried at each place.
@@ -42,7 +51,7 @@ ORDERING = {
     "barrier": [(r"__syncthreads\(\);", ";"), (r"__syncwarp\(\);", ";")],
     "wait": [
         (r"copy_wait<Ring::depth - 1>", "copy_wait<Ring::depth>"),
-        (r"copy_wait<depth - 2>", "copy_wait<depth - 1>"),
+        (r"copy_wait<Share::depth - 2>", "copy_wait<Share::depth - 1>"),
         (r"copy_wait<0>", "copy_wait<1>"),
         (r"ptx::copy_commit\(\);", ";"),
     ],
@@ -53,6 +62,10 @@ ORDERING = {
         (r"int step = 16;", "int step = 8;"),
         (r"int step = 16; step > 0;", "int step = 16; step > 1;"),
         (r"(__shfl_sync\(all_lanes, \w+), i / words, 4\)", r"\1, 0, 4)"),
+        (r"(__shfl_sync\(all_lanes, \w+), source\)", r"\1, 0)"),
+        (r"(__shfl_sync\(all_lanes, \w+), 31\)", r"\1, 30)"),
+        (r"(__shfl_up_sync\(all_lanes, \w+), step\)", r"\1, 1)"),
+        (r"int step = 1; step < 32;", "int step = 1; step < 16;"),
     ],
 }
 #: Indices and bounds.
@@ -76,8 +89,13 @@ RANDOM = [
 ]
 #: Lines with nothing of a kernel in them.
 NOT_KERNEL = re.compile(
-    r"^\s*(//|#|using |static_assert|template|return problem|return \"|if \(c\.)|problem\(|LAUNCH|launch|dim3|_\w+\(c\."
+    r"^\s*(//|#|using |static_assert|template|return problem|return \"|if \(c\.)|problem\(|LAUNCH|launch|dim3"
+    r"|_\w+\(c\.|\(c\.\w+\)"
 )
+
+
+#: How what the host runs starts; kernels come before it.
+HOST = ("Problem ", "std::int64_t choices_of(", "cudaError_t ", "}  // namespace")
 
 
 @dataclass(frozen=True)
@@ -91,8 +109,8 @@ class Mutant:
 
 def changes(kind: str, file: str, patterns: list[tuple[str, str]]) -> Iterator[Mutant]:
     for number, line in enumerate((ROOT / "plugins" / "kernels" / file).read_text().splitlines(), 1):
-        if line.startswith("Problem check"):
-            return  # from there on: the host
+        if line.startswith(HOST):
+            return
         if NOT_KERNEL.search(line):
             continue
         code = line.partition("//")[0]
@@ -127,16 +145,15 @@ def plant(mutant: Mutant, work: Path) -> None:
             target.write_text(text)
 
 
-def run_tests(names: list[str], folders: dict[str, str], select: str) -> str:
+def run_tests(files: list[str], folders: dict[str, Path], select: str) -> str:
     """What failed, or nothing."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for flavour in ("plain", "address", "thread"):
-        environment[f"ERNIE_KERNELS_{flavour.upper()}"] = folders[flavour]
-    files = [f"tests/plugins/{name}" for name in names]
+        environment[f"ERNIE_KERNELS_{flavour.upper()}"] = str(folders.get(flavour, folders["plain"]))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "--no-header", "-p", "no:cacheprovider"]
     try:
         done = subprocess.run(
-            [*command, "-k", select, *files],
+            [*command, "-k", select, *(f"tests/plugins/{name}" for name in files)],
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -151,64 +168,106 @@ def run_tests(names: list[str], folders: dict[str, str], select: str) -> str:
     return failed[1] if failed else done.stdout[-500:]
 
 
-def built(work: Path, flavour: str) -> str | None:
-    command = [sys.executable, str(work / "plugins" / "build.py"), flavour]
+def built(work: Path, flavour: str) -> Path | None:
+    folder = work / "build" / "plugins" / flavour
+    command = ["ninja", "-C", str(folder)]
+    if not (folder / "build.ninja").exists():
+        command = [sys.executable, str(work / "plugins" / "build.py"), flavour]
     done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None
+    return folder if done.returncode == 0 else None
 
 
-def quick_test(mutant: Mutant, work: Path, tests: list[str]) -> str:
-    """What fails without sanitizers."""
+def fate(mutant: Mutant, work: Path, sanitizers: bool) -> dict[str, str]:
+    """How it was found: {"found by": test, "with": plain or sanitizers}; "" if by none of what was tried."""
     plant(mutant, work)
+    file, first = TESTS[mutant.file]
     plain = built(work, "plain")
     if plain is None:
-        return COMPILER
-    folders = {flavour: plain for flavour in ("plain", "address", "thread")}
-    return run_tests(tests, folders, "not true_size and not thread_races")
+        return {"found by": COMPILER, "with": ""}
+    folders = {"plain": plain}
+    also = (
+        [file] if file == "test_experts.py" or not mutant.file.endswith(".h") else [file, "test_experts.py"]
+    )
+    if not sanitizers:
+        quick = "not true_size and not thread_races"
+        test = run_tests([file], folders, f"({first}) and {quick}") or run_tests(also, folders, quick)
+        return {"found by": test, "with": "plain"}
+    for flavour in ("address", "thread"):
+        folders[flavour] = built(work, flavour) or plain
+    return {"found by": run_tests(also, folders, "not true_size"), "with": "sanitizers"}
 
 
-def fate(mutant: Mutant, work: Path) -> dict[str, str]:
-    """How it was found: {"found by": test, "with": plain or sanitizers}; or {"found by": ""}."""
-    if test := quick_test(mutant, work, TESTS[mutant.file]):
-        return {"found by": test, "with": "" if test == COMPILER else "plain"}
-    folders = {flavour: built(work, flavour) or "" for flavour in ("plain", "address", "thread")}
-    test = run_tests(TESTS[mutant.file], folders, "test")
-    return {"found by": test, "with": "sanitizers" if test else ""}
+class Results:
+    """Rows in a file that several may add to; a mutant is known by its text and by which of its kind it is."""
+
+    def __init__(self, path: Path, todo: list[Mutant]) -> None:
+        self.path, self.numbers = path, numbered(todo)
+
+    def change(
+        self, mutant: Mutant | None = None, row: dict[str, Any] | None = None
+    ) -> dict[Mutant, dict[str, Any]]:
+        """→ what is known; with a mutant its row is written."""
+        with self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            rows = json.loads(self.path.read_text()) if self.path.exists() else []
+            old = numbered([Mutant(*(row[part] for part in FIELDS)) for row in rows])
+            by_number = {number: rows[i] for i, number in enumerate(old.values())} if rows else {}
+            known = {m: by_number[n] for m, n in self.numbers.items() if n in by_number}
+            if mutant is not None:
+                known[mutant] = row or {}
+                current = [{**known[m], **asdict(m)} for m in self.numbers if m in known]
+                text = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in current)
+                self.path.write_text(f"[\n{text}\n]\n")
+        return known
+
+
+FIELDS = ("kind", "file", "line", "before", "after")
+
+
+def numbered(mutants: list[Mutant]) -> dict[Mutant, tuple[Any, ...]]:
+    """Each with its text and the how-manyth of that text it is, in the order of lines."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    numbers: dict[Mutant, tuple[Any, ...]] = {}
+    for m in sorted(mutants, key=lambda m: (m.file, m.line)):
+        text = (m.kind, m.file, m.before, m.after)
+        numbers[m] = (*text, seen[text])
+        seen[text] += 1
+    return numbers
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--random", type=int, default=60, help="how many indices and bounds to change")
+    parser.add_argument("--random", type=int, default=100, help="how many indices and bounds to change")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--share", default="1/1", help="which of how many runs this is")
+    parser.add_argument("--most", type=int, default=10**6, help="how many to try now")
+    parser.add_argument("--sanitizers", action="store_true", help="try those again that lived without")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "mutants")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     work = arguments.work.resolve()
-    # With the time of now: a source restored with its old time would leave the last mutant's library in place.
-    shutil.copytree(ROOT / "plugins", work / "plugins", dirs_exist_ok=True, copy_function=shutil.copy)
-    (work / "tests" / "plugins").mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "tests" / "plugins" / "faults.cu", work / "tests" / "plugins")
+    if not work.exists():
+        (work / "tests" / "plugins").mkdir(parents=True)
+        shutil.copytree(ROOT / "plugins", work / "plugins", copy_function=shutil.copy)
+        shutil.copy(ROOT / "tests" / "plugins" / "faults.cu", work / "tests" / "plugins")
 
-    print("The kernels as they are: all tests must pass", flush=True)
-    names = sorted({name for names in TESTS.values() for name in names})
-    if test := quick_test(Mutant("none", "", 0, "", ""), work, names):
-        sys.exit(f"{test} fails without a change; mend that first")
-
-    done = json.loads(arguments.output.read_text()) if arguments.output.exists() else []
-    known = {tuple(row[key] for key in ("kind", "file", "line", "before", "after")) for row in done}
     todo = mutants(arguments.random, arguments.seed)
-    for number, mutant in enumerate(todo, 1):
-        if tuple(asdict(mutant).values()) in known:
-            continue
-        row = {**asdict(mutant), **fate(mutant, work)}
-        done.append(row)
-        lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in done)
-        arguments.output.write_text(f"[\n{lines}\n]\n")
+    results = Results(arguments.output, todo)
+    known = results.change()
+    lived = {m for m, row in known.items() if not row["found by"] and row["with"] != "sanitizers"}
+    part, parts = map(int, arguments.share.split("/"))
+    mine = todo[part - 1 :: parts]
+    open_ones = [m for m in mine if (m in lived if arguments.sanitizers else m not in known)]
+    for number, mutant in enumerate(open_ones[: arguments.most], 1):
+        row = fate(mutant, work, arguments.sanitizers)
+        known = results.change(mutant, row)
         found = row["found by"] or "LIVES"
-        print(f"{number}/{len(todo)} {mutant.file}:{mutant.line} {mutant.after!r}: {found}", flush=True)
-    tried = [row for row in done if row["found by"] != COMPILER]
+        print(f"{number}: {mutant.file}:{mutant.line} {mutant.after!r}: {found}", flush=True)
+    tried = [row for row in known.values() if row["found by"] != COMPILER]
     lives = [row for row in tried if not row["found by"]]
-    print(f"{len(tried)} mutants, {len(lives)} of them not found: {arguments.output}")
+    print(
+        f"{len(known)} of {len(todo)} known; {len(tried)} compile, {len(lives)} not found: {arguments.output}"
+    )
 
 
 if __name__ == "__main__":

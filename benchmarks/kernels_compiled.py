@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import re
 import subprocess
@@ -129,17 +130,21 @@ def launches() -> dict[str, tuple[int, int]]:
                     many,
                     {"experts_gate_up_tile": arguments, "experts_down_tile": arguments, "experts_sum": name},
                 )
-        for head_dim in (64, 128):
-            row = exact.activations(random, (1, 1, head_dim), dtype)
-            past = row[None], row[None]
-            angles = np.ones((1, head_dim // 2), np.float32)
-            answer = kernels.attention(
-                *(row, row, row, past, angles, angles, np.zeros((1, 1), np.int64), np.zeros(1, np.int32)),
-                *(1, 1, 1.0),
-                flavour="plain",
-            )
-            arguments = {"attention_append": name, "attention_join": name}
-            note(answer, arguments | {"attention_part": f"{name}, {head_dim}"})
+        for head_dim, bits in itertools.product((32, 64, 128), (16, 8)):
+            arguments = f"{name}, {bits}, {head_dim}"
+            for tokens in (1, 33):
+                row = exact.activations(random, (1, tokens, head_dim), dtype)
+                past = np.zeros((1, 1, 80, head_dim), dtype if bits == 16 else np.uint8)
+                scales = np.ones((1, 1, 80), np.float32)
+                angles = np.ones((80, head_dim // 2), np.float32)
+                lengths = np.zeros((1, tokens), np.int64), np.array([tokens - 1], np.int32)
+                answer = kernels.attention(
+                    *(row, row, row, (past, past), angles, angles, *lengths, 1, 80, 1.0),
+                    (scales, scales) if bits == 8 else None,
+                    flavour="plain",
+                )
+                names = ("attention_append_rows", "attention_part", "attention_tile")
+                note(answer, dict.fromkeys(names, arguments) | {"attention_join_parts": name})
     return found
 
 

@@ -1,6 +1,6 @@
-"""Builds the kernels' library: `python plugins/build.py plain address thread cuda`.
+"""Builds the kernels' library: `python plugins/build.py plain address thread coverage cuda`.
 
-plain, address and thread are for this machine's CPU, the latter two with sanitizers; cuda is for GPUs.
+All but cuda are for this machine's CPU: address and thread with sanitizers, coverage counts the lines that run.
 The toolkit is the one in ERNIE_CUDA_ROOT, else the one that pip installed (the extra `plugins`).
 """
 
@@ -15,7 +15,7 @@ import sysconfig
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent
-EMULATED = {"plain": "", "address": "address", "thread": "thread"}
+EMULATED = {"plain": "", "address": "address", "thread": "thread", "coverage": "coverage"}
 
 
 def toolkit() -> Path:

@@ -123,6 +123,7 @@ inline Index index(dim3 d) { return {d.x, d.y, d.z}; }
 template <class... Parameters, class... Arguments>
 cudaError_t launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared,
                    Arguments... arguments) {
+    if (grid.y > 65535 || grid.z > 65535) return cudaErrorInvalidConfiguration;
     run(Launch{name, index(grid), index(block), shared}, [&] { kernel(arguments...); });
     return cudaSuccess;
 }

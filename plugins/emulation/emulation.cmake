@@ -8,8 +8,10 @@ if(ERNIE_SANITIZER STREQUAL "address")
 elseif(ERNIE_SANITIZER STREQUAL "thread")
   set(sanitizers -fsanitize=thread -fno-builtin)
   list(APPEND definitions ERNIE_TSAN)
+elseif(ERNIE_SANITIZER STREQUAL "coverage")  # no sanitizer, but built of the same kind: it counts lines
+  set(sanitizers --coverage -O1)
 elseif(NOT ERNIE_SANITIZER STREQUAL "")
-  message(FATAL_ERROR "ERNIE_SANITIZER is ${ERNIE_SANITIZER}; it is address, thread or nothing")
+  message(FATAL_ERROR "ERNIE_SANITIZER is ${ERNIE_SANITIZER}; it is address, thread, coverage or nothing")
 endif()
 
 add_library(ernie_scheduler OBJECT emulation/scheduler.cpp emulation/fibre.cpp emulation/memory.cpp

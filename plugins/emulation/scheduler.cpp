@@ -247,8 +247,7 @@ void run(const Launch& what, const std::function<void()>& kernel) {
     const Index grid = what.grid, block = what.block;
     if (block.x == 0 || block.x > 1024 || block.x % 32 || block.y != 1 || block.z != 1)
         fail("blocks are of whole warps in x, not (%u,%u,%u)", block.x, block.y, block.z);
-    if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535)
-        fail("a grid of (%u,%u,%u)", grid.x, grid.y, grid.z);
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0) fail("a grid of (%u,%u,%u)", grid.x, grid.y, grid.z);
     if (what.shared > 99 * 1024) fail("%zu bytes of shared memory; SM 86 has 101376", what.shared);
     while (threads.size() < block.x) {
         threads.push_back(std::make_unique<Thread>());

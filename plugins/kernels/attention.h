@@ -20,7 +20,7 @@ struct Attention {
     std::int32_t tokens;     // S, new ones; 0 is allowed
     std::int32_t heads;      // a multiple of kv_heads
     std::int32_t kv_heads;
-    std::int32_t head_dim;   // D, 64 or 128
+    std::int32_t head_dim;   // D, 32, 64 or 128
     std::int32_t past_rows;  // P, at most L
     std::int32_t rows;       // L
     std::int32_t positions;  // rows of cos and sin
@@ -47,6 +47,7 @@ struct Attention {
     float* present_value_scales = nullptr;     // → [B, kv_heads, L]
 };
 
+/// It never falls with more tokens.
 std::uint64_t workspace(const Attention& call);
 Problem launch(const Attention& call, cudaStream_t stream);
 

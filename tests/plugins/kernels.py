@@ -7,11 +7,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tests.plugins.emulated import AS_THEY_COME, Answer, Schedule, call
+from tests.plugins.emulated import AS_THEY_COME, Answer, Field, Schedule, call
 
 Array = np.ndarray[Any, Any]
 TYPES: dict[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
-SCALES = ("past_key_scales", "past_value_scales", "present_key_scales", "present_value_scales")
 
 
 def type_of(x: Array) -> int:
@@ -21,7 +20,7 @@ def type_of(x: Array) -> int:
 def nans(shape: tuple[int, ...], dtype: Any) -> Array:
     """What an output holds before the call: an element that is not written shows."""
     if np.issubdtype(dtype, np.integer):
-        return np.full(shape, -77, dtype)
+        return np.full(shape, 0 if dtype == np.uint8 else -77, dtype)
     return np.full(shape, np.nan, dtype)
 
 
@@ -64,6 +63,7 @@ def linear(
     *,
     schedule: Schedule = AS_THEY_COME,
     flavour: str = "address",
+    instead: Field | None = None,
 ) -> Answer:
     """x [T,K], weight u8 [N, K·bits/8], scales [N, K/block] → y [T,N]."""
     fields = [
@@ -78,7 +78,7 @@ def linear(
         ("scales", "in", scales),
         ("y", "out", nans((len(x), len(weight)), x.dtype)),
     ]
-    return call("ernie_quantized_linear", fields, schedule, flavour)
+    return call("ernie_quantized_linear", fields, schedule, flavour, instead=instead)
 
 
 def experts(
@@ -91,6 +91,7 @@ def experts(
     *,
     schedule: Schedule = AS_THEY_COME,
     flavour: str = "address",
+    instead: Field | None = None,
     spare: int = 0,
 ) -> Answer:
     """x [T,H], indices and scores [T,k], (gate_up, its scales, down, its scales) → y [T,H], faults [1]."""
@@ -115,7 +116,7 @@ def experts(
         ("faults", "out", np.zeros(1, np.uint32)),
         ("workspace", "workspace", spare),
     ]
-    return call("ernie_moe_experts", fields, schedule, flavour)
+    return call("ernie_moe_experts", fields, schedule, flavour, instead=instead)
 
 
 def attention(
@@ -130,17 +131,32 @@ def attention(
     heads: int,
     rows: int,
     scale: float,
+    past_scales: tuple[Array, Array] | None = None,
     *,
     schedule: Schedule = AS_THEY_COME,
     flavour: str = "address",
+    instead: Field | None = None,
     spare: int = 0,
 ) -> Answer:
     """query [B, S, heads·D], key and value [B, S, kv·D], past [B, kv, P, D] → output, present_key and
-    present_value [B, kv, rows, D], faults.  Where `rows` is P, the cache is written in place."""
+    present_value [B, kv, rows, D], faults; with past_scales [B, kv, P] the cache has 8 bits, and there are
+    present_key_scales and present_value_scales.  Where `rows` is P, the cache is written in place."""
     batch, tokens, _ = query.shape
     kv_heads, past_rows, head_dim = past[0].shape[1:]
-    in_place = past_rows == rows
-    presents = past if in_place else tuple(nans((batch, kv_heads, rows, head_dim), query.dtype) for _ in past)
+
+    def cache(name: str, given: Array) -> list[Field]:
+        if past_rows == rows:
+            return [(f"past_{name}", "same", f"present_{name}"), (f"present_{name}", "out", given)]
+        present = nans((batch, kv_heads, rows, *given.shape[3:]), given.dtype)
+        return [(f"past_{name}", "in", given), (f"present_{name}", "out", present)]
+
+    (past_key, present_key), (past_value, present_value) = cache("key", past[0]), cache("value", past[1])
+    if past_scales is None:
+        names = ("past_key", "past_value", "present_key", "present_value")
+        scales: list[Field] = [(f"{name}_scales", "null", None) for name in names]
+    else:
+        of_keys, of_values = cache("key_scales", past_scales[0]), cache("value_scales", past_scales[1])
+        scales = [part for pair in zip(of_keys, of_values, strict=True) for part in pair]
     fields = [
         ("type", "i32", type_of(query)),
         ("batch", "i32", batch),
@@ -155,18 +171,18 @@ def attention(
         ("query", "in", query),
         ("key", "in", key),
         ("value", "in", value),
-        ("past_key", *(("same", "present_key") if in_place else ("in", past[0]))),
-        ("past_value", *(("same", "present_value") if in_place else ("in", past[1]))),
+        past_key,
+        past_value,
         ("cos", "in", cos),
         ("sin", "in", sin),
         ("position_ids", "in", position_ids),
         ("seqlens_k", "in", seqlens_k),
         ("output", "out", nans(query.shape, query.dtype)),
-        ("present_key", "out", presents[0]),
-        ("present_value", "out", presents[1]),
+        present_key,
+        present_value,
         ("faults", "out", np.zeros(1, np.uint32)),
         ("workspace", "workspace", spare),
-        ("cache_bits", "i32", 16),
-        *((name, "null", None) for name in SCALES),
+        ("cache_bits", "i32", 16 if past_scales is None else 8),
+        *scales,
     ]
-    return call("ernie_cached_attention", fields, schedule, flavour)
+    return call("ernie_cached_attention", fields, schedule, flavour, instead=instead)

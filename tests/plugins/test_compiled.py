@@ -20,6 +20,7 @@ MEANT = {
     "experts_gate_up_tile": ("mma", "copies_16_bytes"),
     "experts_down_tile": ("mma", "copies_16_bytes"),
     "attention_part": ("mma", "loads_16_bytes"),
+    "attention_tile": ("mma", "copies_16_bytes"),
     "router_logits": ("loads_16_bytes",),
 }
 ROWS = [(kernel, sm, row) for kernel, rows in TABLE["kernels"].items() for sm, row in rows.items()]

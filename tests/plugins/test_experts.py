@@ -288,6 +288,22 @@ def test_room_for_many_tokens_is_room_for_fewer() -> None:
     assert needed[-1] < 4096 * 6 * 1536 * 2 + 2**25 + 2**20
 
 
+@pytest.mark.parametrize(
+    ("instead", "message"),
+    [
+        (("tokens", "i32", -1), "tokens is -1; it must be 0 to"),
+        (("experts", "i32", 0), "experts is 0"),
+        (("gate_up", "u64", 8), "hidden, weights and workspace must start at a multiple of 16 bytes"),
+        (("gate_up_scales", "u64", 2), "scales must start at a multiple of 4 bytes"),
+        (("down_scales", "u64", 2), "scales must start at a multiple of 4 bytes"),
+    ],
+)
+def test_refuses_a_number_or_a_place(instead: tuple[str, str, Any], message: str) -> None:
+    layer, chosen = Layer(2, 32, 32), (np.zeros((2, 2), np.int64), np.ones((2, 2), np.float16))
+    with pytest.raises(Refused, match=message):
+        layer.run(np.ones((2, 32), np.float16), *chosen, instead=instead, spare=2**16)
+
+
 def test_prefill_refuses_a_workspace_too_small() -> None:
     layer = Layer(2, 128, 32)
     x, scores = np.ones((20, 128), np.float16), np.ones((20, 1), np.float16)

@@ -171,3 +171,18 @@ def test_refuses(k: int, bits: int, block_size: int, message: str) -> None:
     x, data = np.ones((1, k), np.float16), np.zeros((4, k * bits // 8), np.uint8)
     with pytest.raises(Refused, match=message):
         linear(x, data, np.ones((4, k // 16), np.float16), bits, block_size)
+
+
+@pytest.mark.parametrize(
+    ("instead", "message"),
+    [
+        (("tokens", "i32", -1), "tokens is -1"),
+        (("n", "i32", 0), "N is 0"),
+        (("weight", "u64", 8), "x and weight must start at a multiple of 16 bytes"),
+        (("scales", "u64", 2), "scales must start at a multiple of 4 bytes"),
+    ],
+)
+def test_refuses_a_number_or_a_place(instead: tuple[str, str, Any], message: str) -> None:
+    data, scales = exact.weights(np.random.default_rng(1), (4, 64), 4, 32)
+    with pytest.raises(Refused, match=message):
+        linear(np.ones((2, 64), np.float16), data, scales, 4, 32, instead=instead)
