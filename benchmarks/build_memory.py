@@ -155,6 +155,7 @@ def measure(layers: int, folder: Path) -> dict[str, Any]:
     checkpoint = folder / "checkpoint"
     print(f"{layers} layers: writing a checkpoint of {size(synthetic.size_of(of_depth(layers)))}", flush=True)
     synthetic.synthesize("21b", checkpoint, Silent(), layers)
+    os.sync()  # the build is not to wait until this is on the disk
     read(checkpoint)
     print(f"{layers} layers: building", flush=True)
     found = watched(BUILD, checkpoint, folder / "partial", CONTEXT)

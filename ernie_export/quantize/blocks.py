@@ -58,21 +58,13 @@ def _level(weight: Any, inverse: Any, low: Any, high: Any) -> Any:
 
 
 def _fitted(block: Array, scale: Any, low: Any, high: Any) -> Any:
-    """The scale that suits the levels of `scale` best: ⟨w, q⟩ / ⟨q, q⟩."""
+    """⟨w, q⟩ and ⟨q, q⟩ for the levels q of `scale`: w = s·q fits best at s = ⟨w, q⟩ / ⟨q, q⟩."""
     inverse, square, product = inverse_of(scale), ZERO, 0.0
     for at in range(block.size):
         level = level_of(block[at], inverse, low, high)
         square += level * level
         product += np.float64(block[at] * level)
-    return representable(F32(product) / square) if square > ZERO else ZERO
-
-
-def _error(block: Array, scale: Any, low: Any, high: Any) -> Any:
-    inverse, error = inverse_of(scale), 0.0
-    for at in range(block.size):
-        residual = block[at] - level_of(block[at], inverse, low, high) * scale
-        error += np.float64(residual * residual)
-    return F32(error)
+    return product, np.float64(square)
 
 
 def _largest(bits: Array) -> Any:
@@ -85,12 +77,11 @@ def _largest(bits: Array) -> Any:
 
 def _best_scale(block: Array, largest: Any, parts: Array, low: Any, high: Any) -> Any:
     """`largest`: the first of the largest weights, with its sign."""
-    best, least = ZERO, F32(np.inf)
+    best, most = ZERO, 0.0
     for part in parts:
-        scale = fitted(block, representable(largest * (part / low)), low, high)
-        error = error_of(block, scale, low, high)
-        if error < least:
-            best, least = scale, error
+        product, square = fitted(block, representable(largest * (part / low)), low, high)
+        if product * product > most * square:
+            best, most = representable(F32(product / square)), product * product / square
     return best
 
 
@@ -127,7 +118,6 @@ representable = _compiled(_representable)
 inverse_of = _compiled(_inverse)
 level_of = _compiled(_level)
 fitted = _compiled(_fitted)
-error_of = _compiled(_error)
 largest_of = _compiled(_largest)
 best_scale = _compiled(_best_scale)
 store = _compiled(_store)
@@ -137,9 +127,10 @@ _run = _compiled(_quantize)
 def quantize_blocks(blocks: Array, bits: int, parts: Array, codes: Array, scales: Array) -> bool:
     """blocks [X, block] float32 → codes u8 [X, block·bits/8], packed, and scales [X] float32 that fp16 holds.
 
-    For each part the scale is tried that reaches so much of the block's largest weight: the weights are
-    rounded to its nearest levels, −2^(bits−1) … 2^(bits−1) − 1, the scale is fitted to them by least
-    squares and rounded to fp16, and the squared error of the levels nearest to that is taken. The least
-    error wins, the first of equals. False, and codes and scales mean nothing, if a weight is NaN or infinite.
+    For each part the scale is tried that reaches so much of the block's largest weight: the weights w are
+    rounded to its nearest levels q, from −2^(bits−1) to 2^(bits−1) − 1. Of s·q, with any s, s = ⟨w, q⟩ / ⟨q, q⟩
+    is nearest to w, and |w − s·q|² = |w|² − ⟨w, q⟩² / ⟨q, q⟩. The part with the least of it wins, the first of
+    equals; its s is rounded to fp16, and the codes are the levels nearest to that. False, and codes and scales
+    mean nothing, if a weight is NaN or infinite.
     """
     return bool(_run(blocks, 2 ** (bits - 1), parts, codes, scales))

@@ -17,18 +17,14 @@ def search(blocks: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """blocks [X, block] float32 → codes u8 [X, block], scales fp16 [X]."""
     half = 2 ** (bits - 1)
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)
-    least = np.full(len(blocks), np.inf, np.float32)
-    best = np.zeros((len(blocks), 1), np.float32)
+    best, most = np.zeros((len(blocks), 1), np.float32), np.zeros(len(blocks))
     for part in np.array(formats.SEARCHED[bits], np.float32):
         levels = formats.nearest(blocks, formats.representable(largest * (part / np.float32(-half))), half)
-        square = (levels * levels).sum(axis=1)
-        product = (blocks * levels).sum(axis=1, dtype=np.float64).astype(np.float32)
-        fitted = np.divide(product, square, out=np.zeros_like(product), where=square > 0)
-        scale = formats.representable(fitted[:, None])
-        residual = blocks - formats.nearest(blocks, scale, half) * scale
-        error = (residual * residual).sum(axis=1, dtype=np.float64).astype(np.float32)
-        better = error < least
-        least[better], best[better] = error[better], scale[better]
+        square = (levels * levels).sum(axis=1, dtype=np.float64)
+        product = (blocks * levels).sum(axis=1, dtype=np.float64)
+        better = product * product > most * square
+        most[better] = product[better] * product[better] / square[better]
+        best[better] = formats.representable((product[better] / square[better]).astype(np.float32)[:, None])
     return (formats.nearest(blocks, best, half) + half).astype(np.uint8), best[:, 0].astype(np.float16)
 
 
