@@ -370,6 +370,7 @@ def main() -> None:
     recipe = Recipe.find(given.recipe)
     speed = [measure(work, n, recipe, llama, given.threads, given.rounds) for n in given.layers]
     recipes = [Recipe.find(name) for name in Recipe.names() if name.startswith("int4")]
+    recipes = [each for each in recipes if each.calibration is None]  # benchmarks/gptq.py has the calibrated
     results = {
         "machine": environment.machine(),
         "software": environment.software()
