@@ -1,4 +1,7 @@
-"""A folder of files named by their SHA-256. What stands under its name is whole, was checked, and is on the disk."""
+"""A folder of files named by their SHA-256. What stands under its name is whole, was checked, and is on the disk.
+
+The names themselves may be lost with the power: then a file is fetched again. Bundles have names of their own.
+"""
 
 from __future__ import annotations
 
@@ -107,8 +110,6 @@ class Blobs:
                 travelled = sum(each.result() for each in fetches)
             finally:
                 pool.shutdown(cancel_futures=True)
-        if wanted:
-            atomic.sync(self.folder)
         return travelled
 
     def take(self, files: Mapping[str, FileEntry], bundle: Path) -> None:
