@@ -132,6 +132,32 @@ def receive(root: Root = Path(ROOT)) -> None:
         raise
 
 
+@app.command()
+def unit(
+    program: Annotated[
+        str, typer.Argument(metavar="COMMAND", help="What runs the bundle in $ERNIE_EXPORT_BUNDLE: one line.")
+    ],
+    ready: Annotated[
+        str, typer.Option(metavar="COMMAND", help="Ends with 0 as soon as the service answers.")
+    ],
+    within: Annotated[float, typer.Option(metavar="S", min=1, help="Seconds it may take to be ready.")] = 120,
+    root: Root = Path(ROOT),
+    unit: Annotated[Path, typer.Option(metavar="FILE", help="The systemd unit to write.")] = Path(
+        "/etc/systemd/system/ernie.service"
+    ),
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace files that say something else.")
+    ] = False,
+) -> None:
+    """Write the systemd unit of the service, and ROOT/service.toml: how it is restarted, and when it is ready."""
+    from ernie_export.device.unit import write
+
+    told = write(unit, root, program, ready, within, replace)
+    terminal.show(
+        f"wrote {unit} and {told}; next: systemctl daemon-reload && systemctl enable --now {unit.name}"
+    )
+
+
 def _place(root: Path) -> Place:
     from ernie_export.device.place import Place
 
