@@ -30,17 +30,13 @@ def pages(folder: Path) -> int:
     return sum(-(-size // PAGE) * PAGE for size in sizes)
 
 
-@pytest.mark.parametrize(
-    "how", ["no room", "fills with the weights", "fills with the last documents", "room"]
-)
+@pytest.mark.parametrize("how", ["no room", "fills with the last files", "room"])
 def test_a_full_disk_leaves_the_old_version(bundle: BuiltBundle, tmp_path: Path, how: str) -> None:
     first, second = bundle("int4"), bundle("int8")
     # What both have is there already.
     held = {path.read_bytes() for path in first.rglob("*") if path.is_file()}
     new = [path for path in second.rglob("*") if path.is_file() and path.read_bytes() not in held]
     needed = sum(path.stat().st_size for path in new)
-    leaves = {"fills with the weights": needed // 2, "fills with the last documents": needed - 8 * PAGE}
-    fill = leaves.get(how, 0)
     size = pages(first) + 256 * PAGE  # folders, links and records take pages too
     size += needed // 2 if how == "no room" else 2 * needed
     root = tmp_path / "disk"
@@ -48,9 +44,9 @@ def test_a_full_disk_leaves_the_old_version(bundle: BuiltBundle, tmp_path: Path,
     install = f'"{sys.executable}" -m tests.device.recorder "{root}"'
     script = f"""
         mount -t tmpfs -o size={size} tmpfs "{root}" && {install} "{first}" kill 0 > /dev/null || exit 9
-        {"" if not fill else filling(root, fill)}
+        {filling(root, needed) if how == "fills with the last files" else ""}
         {install} "{second}" kill 0; echo "ended $?"
-        rm -f "{root}/ballast"
+        rm -f "{root}/b"
         "{sys.executable}" -c '{LOOK}' "{root}"
         {install} "{second}" kill 0; echo "again $?"
     """
@@ -74,16 +70,11 @@ def test_a_full_disk_leaves_the_old_version(bundle: BuiltBundle, tmp_path: Path,
     assert again == ("again 1" if how == "no room" else "again 0"), ran.stderr
 
 
-def filling(root: Path, leave: int) -> str:
-    """Another writer: it takes the disk, all but `leave` bytes, once the installation has asked for its room."""
+def filling(root: Path, needed: int) -> str:
+    """All but what an installation asks for, in bytes, and four pages: the disk counts whole pages for every file."""
     code = (
-        "import os, shutil, time\n"
-        f"root, leave = {str(root)!r}, {leave}\n"
-        "blobs = os.path.join(root, 'blobs')\n"
-        "before = len(os.listdir(blobs))\n"
-        "while len(os.listdir(blobs)) <= before: time.sleep(0.001)\n"
-        "free = shutil.disk_usage(root).free\n"
-        "open(os.path.join(root, 'ballast'), 'wb').write(bytes(max(free - leave, 0)))\n"
-    )
-    quoted = code.replace("'", "'\\''")
-    return f"\"{sys.executable}\" -c '{quoted}' &"
+        "import os, shutil; "
+        f"free = shutil.disk_usage({str(root)!r}).free; "
+        f"open(os.path.join({str(root)!r}, chr(98)), chr(119) + chr(98)).write(bytes(free - {needed + 4 * PAGE}))"
+    ).replace("'", '\\"')
+    return f'"{sys.executable}" -c "{code}"'
