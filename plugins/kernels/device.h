@@ -15,6 +15,7 @@
     extern __shared__ __align__(128) unsigned char ernie_shared[]; \
     type& name = *reinterpret_cast<type*>(ernie_shared)
 
+#ifdef __CUDACC__  // what only includes this for its types is compiled by the host's compiler
 namespace ernie {
 
 template <class... Parameters, class... Arguments>
@@ -31,6 +32,7 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::si
 }
 
 }  // namespace ernie
+#endif
 
 #define ERNIE_LAUNCH(kernel, grid, block, shared, stream, ...) \
     ernie::launch(kernel, grid, block, shared, stream, __VA_ARGS__)
