@@ -1,0 +1,18 @@
+"""What benchmarks/deploy.py measured is what is promised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "deploy.json"
+
+
+def test_twenty_devices_at_once_and_a_small_update() -> None:
+    found = json.loads(MEASURED.read_text())
+    first, update = found["rows"]
+    for row in (first, update):
+        assert row["devices"] >= 20 and row["failed"] == []
+    assert found["layers"] == 20
+    assert sum(file.startswith("weights/") for file in found["files_that_differ"]) == 1
+    assert update["share"] <= 0.10
