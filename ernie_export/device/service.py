@@ -53,13 +53,16 @@ class Service(BaseModel):
         """
         until = time.monotonic() + self.within
         self._run(self.restart, self.within, "cannot be restarted")
+        told: WorkError | None = None
         while True:
             try:
                 return self._run(self.ready, max(until - time.monotonic(), EVERY), "is not ready")
             except WorkError as error:
+                # The last question is cut short by the end of the time, and has less to say than one before.
+                told = told if told and isinstance(error, _Hangs) else error
                 if time.monotonic() + EVERY > until:
                     raise WorkError(
-                        f"The service is not ready after {self.within:.0f} s ({error.cause})", error.remedy
+                        f"The service is not ready after {self.within:.0f} s ({told.cause})", told.remedy
                     ) from error
             time.sleep(EVERY)
 
@@ -67,9 +70,7 @@ class Service(BaseModel):
         try:
             ran = subprocess.run(command, capture_output=True, text=True, timeout=within, errors="replace")
         except subprocess.TimeoutExpired as error:
-            raise WorkError(
-                f"The service {what}: {command[0]} hangs", "Look at the service's log."
-            ) from error
+            raise _Hangs(f"The service {what}: {command[0]} hangs", "Look at the service's log.") from error
         except OSError as error:
             raise WorkError(
                 f"The service {what}: {command[0]}: {error.strerror}", "Mend the service's file."
@@ -78,3 +79,7 @@ class Service(BaseModel):
             told = (ran.stderr or ran.stdout).strip().splitlines()
             why = told[-1][:200] if told else f"exit code {ran.returncode}"
             raise WorkError(f"The service {what}: {command[0]}: {why}", "Look at the service's log.")
+
+
+class _Hangs(WorkError):
+    """It had no answer in time."""

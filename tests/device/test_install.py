@@ -147,6 +147,16 @@ def test_a_service_that_cannot_be_restarted(bundle: BuiltBundle, place: Place) -
         assert place.active() is None
 
 
+def test_what_a_service_said_before_the_time_was_over_is_told(tmp_path: Path) -> None:
+    """And not that the last question, which the end of the time cut short, had no answer."""
+    asked = tmp_path / "asked"
+    once = f'[ -e "{asked}" ] && exec sleep 9; touch "{asked}"; echo no model >&2; exit 1'
+    with pytest.raises(WorkError, match=r"not ready after 1 s .*no model"):
+        Service(restart=["true"], ready=["sh", "-c", once], within=1).start_anew()
+    with pytest.raises(WorkError, match=r"not ready after 1 s .*sleep hangs"):
+        Service(restart=["true"], ready=["sleep", "9"], within=1).start_anew()
+
+
 @pytest.mark.parametrize("text", ["[", "restart = []\nready = ['x']", "restart = ['x']", "\udcff"])
 def test_a_wrong_service_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "service.toml").write_bytes(text.encode(errors="surrogateescape"))

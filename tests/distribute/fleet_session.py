@@ -22,7 +22,7 @@ POLICY = '[[signers]]\nname = "release"\npublic_key = "release.pem"\n'
 SERVICE = """\
 restart = ["true"]
 ready   = ["sh", "-c", "echo Ready? | ernie-export chat ~/bundles/current/bundle --system Briefly. --max-tokens 8"]
-within  = 10
+within  = 20
 """
 CHANGES = (
     (r"\b[0-9a-f]{64}\b", "DIGEST"),
