@@ -251,6 +251,13 @@ def main() -> None:
         shutil.copytree(ROOT / "plugins", work / "plugins", copy_function=shutil.copy)
         shutil.copy(ROOT / "tests" / "plugins" / "faults.cu", work / "tests" / "plugins")
 
+    print("The kernels as they are: all tests must pass", flush=True)
+    plant(Mutant("none", "", 0, "", ""), work)
+    folder = built(work, "plain")
+    files = sorted({file for file, _ in TESTS.values()})
+    if folder is None or (test := run_tests(files, {"plain": folder}, "not true_size and not thread_races")):
+        sys.exit(f"{test if folder else 'the build'} fails without a change; mend that first")
+
     todo = mutants(arguments.random, arguments.seed)
     results = Results(arguments.output, todo)
     known = results.change()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import Any
 
 import pytest
 
 from benchmarks import kernels_compiled
-from benchmarks.kernels_compiled import RESULT, SMS, sources_digest, text_of
+from benchmarks.kernels_compiled import KERNELS, RESULT, SMS, sources_digest, text_of
+from plugins.build import toolkit
 
 TABLE: dict[str, Any] = json.loads(RESULT.read_text())
 #: What each kernel that reads much is made of: tensor cores, and weights or cache 16 bytes at a time.
@@ -37,6 +39,13 @@ def test_nothing_spills_and_nothing_wide_is_missing(kernel: str) -> None:
         assert row["stack"] == 0 and row["spills"] == 0
         assert row["occupancy"] >= 0.08
         assert all(row[what] > 0 for what in MEANT.get(kernel.partition("<")[0], ()))
+
+
+def test_what_the_host_runs_is_for_any_compiler() -> None:
+    """Beside nvcc's objects the library has sources that no CUDA compiler sees."""
+    command = ["g++", "-std=c++17", "-fsyntax-only", "-isystem", str(toolkit() / "include")]
+    done = subprocess.run([*command, *map(str, KERNELS.glob("*.cpp"))], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_one_sm_compiled_anew() -> None:

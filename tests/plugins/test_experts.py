@@ -207,6 +207,14 @@ def test_prefill_reads_only_chosen_experts_and_once_for_a_tile(number: int, shar
     assert answer.weight_bytes == layer.expert_bytes * tiles
 
 
+def test_prefill_of_more_choices_and_experts_than_a_warp_has_lanes() -> None:
+    """640 choices are 40 a warp of the sort; 70 experts, each with choices, are found in three steps of 32."""
+    layer, random = Layer(70, 32, 32), np.random.default_rng(1)
+    indices, scores = routed(random, 40, 70, 16)
+    assert len(np.unique(indices)) == 70
+    layer.checked(exact.activations(random, (40, 32), np.float16), indices, scores)
+
+
 @pytest.mark.parametrize("tokens", [16, 40])
 def test_all_tokens_on_one_expert(tokens: int) -> None:
     layer, random = Layer(3, 64, 64), np.random.default_rng(1)
