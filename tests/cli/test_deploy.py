@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,9 @@ def test_ctrl_c_ends_it(bundle: BuiltBundle, tmp_path: Path) -> None:
         (device,) = fleet.devices
         device.run_instead('touch "$HOME/here"; exec sleep 60')
         words = ["deploy", str(bundle("int4")), *fleet.to()]
-        process = subprocess.Popen([*PROGRAM, *words], stderr=subprocess.PIPE, text=True)
+        # A shell may have started the tests with the signal ignored, which programs inherit.
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen([*PROGRAM, *words], stderr=subprocess.PIPE, text=True, preexec_fn=heed)
         while not (device.folder / "home" / "here").exists():
             assert process.poll() is None
             time.sleep(0.05)
