@@ -9,7 +9,7 @@ HEADERS := build/onnxruntime-headers
 NATIVE := ernie_export/engine/native
 DOCS := build/python-doc
 REGISTRY := build/docker-registry
-DEBIAN := g++ cmake ninja-build chromium fonts-inter fonts-dejavu-core openssh-client openssh-server
+DEBIAN := g++ cmake ninja-build chromium fonts-inter fonts-dejavu-core openssh-client openssh-server openssl systemd
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 PYTEST_FLAGS ?=
@@ -60,7 +60,7 @@ fuzz: .venv/.fuzz ## fuzz every parser of foreign bytes, SECONDS=60 each
 schemas: .venv/.cpu ## write docs/schemas anew
 	$(BIN)/python -m ernie_export.cli.schemas docs/schemas
 
-system-deps: $(HEADERS) $(REGISTRY) ## what the tests need of Debian: g++ and CMake, ONNX Runtime's C++ headers, a browser with fonts, a registry, ssh
+system-deps: $(HEADERS) $(REGISTRY) ## what the tests need of Debian: g++ and CMake, ONNX Runtime's C++ headers, a browser with fonts, a registry, ssh, systemd's checker
 	@missing=; for package in $(DEBIAN); do dpkg -s $$package > /dev/null 2>&1 || missing="$$missing $$package"; done; \
 	    [ -z "$$missing" ] || { apt-get -q update && apt-get -q install --yes --no-install-recommends $$missing; }
 
