@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ernie_export import regular_file
 from ernie_export.errors import UserError
+from ernie_export.nearest import did_you_mean
 
 REINSTALL = "Correct it, or install ernie-export again."
 _TABLES = TypeAdapter(dict[str, dict[str, Any]])
@@ -17,6 +19,8 @@ _TABLES = TypeAdapter(dict[str, dict[str, Any]])
 
 class Row(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -39,3 +43,15 @@ def read(path: Path, row: type[AnyRow], kind: str) -> list[AnyRow]:
         raise UserError(f"{path}: {where}: {first['msg']}", REINSTALL) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested without end
         raise UserError(f"{path} is no table of {kind} ({error})", REINSTALL) from error
+
+
+def find(name: str, known: Iterable[AnyRow], kind: str) -> AnyRow:
+    """The row of that name; `kind` is what one of them is: "target".
+
+    Raises:
+        UserError: there is none.
+    """
+    named = {row.name: row for row in known}
+    if name not in named:
+        raise UserError(f"No {kind} is named {name!r}", did_you_mean(name, named))
+    return named[name]

@@ -10,7 +10,6 @@ from pydantic import Field
 
 from ernie_export import rows
 from ernie_export.errors import UserError
-from ernie_export.nearest import did_you_mean
 from ernie_export.versions import is_version
 
 Version = Annotated[str, Field(pattern=r"^\d+(\.\d+)*$")]
@@ -22,7 +21,6 @@ Architecture = Literal["aarch64", "x86_64"]
 class Stack(rows.Row):
     """A row of `stacks.toml`."""
 
-    name: str
     description: str
     module: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
     """What Python imports."""
@@ -60,10 +58,7 @@ class Stack(rows.Row):
         Raises:
             UserError: there is none.
         """
-        known = {stack.name: stack for stack in cls.all()}
-        if name not in known:
-            raise UserError(f"No stack is named {name!r}", did_you_mean(name, known))
-        return known[name]
+        return rows.find(name, cls.all(), "stack")
 
 
 def stack_of(module: str, version: str, stacks: Iterable[Stack]) -> Stack | None:

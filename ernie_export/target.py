@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ernie_export import rows
 from ernie_export.errors import UserError
-from ernie_export.nearest import did_you_mean
 from ernie_export.stack import Architecture, Stack
 
 MIB = 1 << 20
@@ -37,7 +36,6 @@ class Bandwidth(_Figure):
 class Target(rows.Row):
     """A row of `targets.toml`; what is None is measured where the plan is made."""
 
-    name: str
     description: str
     status: Literal["built here", "planned"]
     """Whether `build` makes it, or `plan` alone knows it."""
@@ -97,7 +95,4 @@ class Target(rows.Row):
         Raises:
             UserError: there is none.
         """
-        known = {target.name: target for target in cls.all()}
-        if name not in known:
-            raise UserError(f"No target is named {name!r}", did_you_mean(name, known))
-        return known[name]
+        return rows.find(name, cls.all(), "target")
