@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Literal
 from ernie_export import lock
 from ernie_export.bits import choose
 from ernie_export.bundle.manifest import Manifest
-from ernie_export.bundle.write import publish, seal
+from ernie_export.bundle.publish import publish
+from ernie_export.bundle.write import seal
 from ernie_export.calibrate.record import CalibrationRecord
 from ernie_export.calibrating import calibrate, calibration_inputs, calibration_text
 from ernie_export.checkpoint.checkpoint import Checkpoint

@@ -53,6 +53,8 @@ ANYWHERE = {
     "lock",
     "readable",
     "regular_file",
+    "digest",
+    "spelling",
     "versions",
     "__version__",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,7 @@ TOKENS = 32
 REPEATS = 3
 
 
+@dataclass(frozen=True)
 class Decode(speed.Decode):
     bytes: int
     """That one token must read: the weights it uses and the cache it finds."""
@@ -99,7 +101,7 @@ def bench(
         size = reads.bytes + reads.kv_cache
         rate = size / each.seconds
         share = rate / bandwidth if bandwidth else None
-        return Decode(**each.model_dump(), bytes=size, bytes_per_second=rate, share=share)
+        return Decode(**asdict(each), bytes=size, bytes_per_second=rate, share=share)
 
     return Bench(
         bundle=folder.resolve().name,

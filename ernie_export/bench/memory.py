@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
-
-from pydantic import BaseModel, ConfigDict
 
 STATUS = Path("/proc/self/status")
 EVERY = 0.01
 """Seconds between two samples."""
 
 
-class Held(BaseModel):
+@dataclass(frozen=True)
+class Held:
     """Bytes; from Linux's /proc, nothing elsewhere."""
-
-    model_config = ConfigDict(frozen=True)
 
     anonymous: int = 0
     """RssAnon: what is its own, and can only be swapped."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from ernie_export.bench.memory import Highest
 
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 SEED = 0
 
 
-class Prefill(BaseModel):
+@dataclass(frozen=True)
+class Prefill:
     """A prompt into an empty cache, with the logits of its last token."""
-
-    model_config = ConfigDict(frozen=True)
 
     tokens: int
     seconds: float
@@ -32,10 +31,9 @@ class Prefill(BaseModel):
     """Bytes at most."""
 
 
-class Decode(BaseModel):
+@dataclass(frozen=True)
+class Decode:
     """One token after another over a filled cache."""
-
-    model_config = ConfigDict(frozen=True)
 
     context: int
     """Tokens in the cache at the beginning."""

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ernie_export.bundle.manifest import UNLISTED, Manifest
+from ernie_export.bundle.files import UNLISTED
+from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.provenance import Provenance
 from ernie_export.graph.weights import Stored, read_layout
 from ernie_export.progress import Progress, Silent, Step

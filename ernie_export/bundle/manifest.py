@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from ernie_export.bundle.files import MANIFEST, UNLISTED
 from ernie_export.errors import UserError
-from ernie_export.progress import Step
 from ernie_export.validate.document import Document
-from ernie_export.validate.report import Claim, Report, Source, Verdict
-
-SIGNATURE = "model.sig"
-"""Who stands behind the bundle: made over all its other files, so no manifest lists it."""
-PIECE = 8 << 20
-"""Bytes of a file in memory while it is hashed."""
+from ernie_export.validate.report import Claim, Source, Verdict
 
 
 def _inside(path: str) -> str:
@@ -37,7 +31,7 @@ class FileEntry(BaseModel):
 
 
 class Manifest(Document):
-    FILE: ClassVar[str] = "manifest.json"
+    FILE: ClassVar[str] = MANIFEST
     KIND: ClassVar[str] = "manifest"
     REMEDY: ClassVar[str] = "Fetch or build the bundle again."
 
@@ -64,18 +58,3 @@ class Manifest(Document):
                 "Name the folder that `ernie-export build` wrote.",
             )
         return cls.load(folder / cls.FILE)
-
-
-UNLISTED = (Manifest.FILE, Report.FILE, SIGNATURE)
-"""What a bundle may hold that its manifest does not list."""
-
-
-def sha256_of(path: Path, step: Step | None = None) -> str:
-    """Hex SHA-256 of a file, read piece by piece; `step` advances by the bytes read."""
-    state = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            state.update(piece)
-            if step is not None:
-                step.advance(len(piece))
-    return state.hexdigest()

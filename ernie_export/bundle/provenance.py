@@ -20,7 +20,7 @@ import ernie_export
 from ernie_export import regular_file
 from ernie_export.bundle.sbom import package_url
 from ernie_export.errors import UserError
-from ernie_export.validate.document import spelled
+from ernie_export.spelling import spelled
 
 if TYPE_CHECKING:
     from ernie_export.bundle.manifest import FileEntry

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ernie_export.validate.document import spelled
+from ernie_export.spelling import spelled
 
 if TYPE_CHECKING:
     from ernie_export.bundle.manifest import FileEntry

@@ -1,19 +1,17 @@
-"""Finishing a bundle: its manifest and report, then its place."""
+"""Finishing a bundle: its bill of materials, provenance, manifest and report."""
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ernie_export import atomic
 from ernie_export.bundle import sbom
-from ernie_export.bundle.manifest import UNLISTED, FileEntry, Manifest, sha256_of
+from ernie_export.bundle.files import UNLISTED
+from ernie_export.bundle.manifest import FileEntry, Manifest
 from ernie_export.bundle.provenance import Provenance
-from ernie_export.errors import UserError
+from ernie_export.digest import sha256_of
 from ernie_export.progress import Progress, Silent
 from ernie_export.validate.report import Claim, Report
 
@@ -63,41 +61,3 @@ def seal(
 def _put(path: Path, data: bytes) -> FileEntry:
     atomic.write(path, data)
     return FileEntry(size=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def publish(partial: Path, final: Path, replace: bool = False) -> None:
-    """Move the finished folder `partial` to `final`, both on one file system, whole or not at all.
-
-    After a kill, `final` is the old bundle or the new one; the next call removes what is left over.
-    Where the system cannot exchange two folders at once, there is a moment without `final`: a kill in
-    it leaves the old bundle beside, and the next call puts it back first.
-
-    Raises:
-        UserError: `final` exists, and `replace` is not given or it is no folder.
-    """
-    aside = final.with_name(f".{final.name}.old")
-    if aside.exists() and not final.exists():
-        os.rename(aside, final)
-    shutil.rmtree(aside, ignore_errors=True)
-    if os.path.lexists(final) and (not replace or final.is_symlink() or not final.is_dir()):
-        raise UserError(f"{final} exists", "Name another folder, or remove this one.")
-    for path in [*partial.rglob("*"), partial]:
-        atomic.sync(path)
-    if not final.exists():
-        os.rename(partial, final)
-    elif _exchange(partial, final):
-        os.rename(partial, aside)
-    else:
-        os.rename(final, aside)
-        os.rename(partial, final)
-    atomic.sync(final.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two paths change places at one instant; False where this system or file system cannot."""
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    if renameat2 is None:
-        return False
-    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
-    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)

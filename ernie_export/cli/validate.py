@@ -58,8 +58,9 @@ def validate(
 
     The gates of its recipe decide, and the baseline where one is given.
     """
-    from ernie_export.bundle.manifest import Manifest, sha256_of
+    from ernie_export.bundle.manifest import Manifest
     from ernie_export.checkpoint.checkpoint import Checkpoint
+    from ernie_export.digest import sha256_of
     from ernie_export.recipe import Recipe
     from ernie_export.validate import run
     from ernie_export.validate.baseline import Baseline

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ernie_export import atomic, lock
-from ernie_export.device.trial import Tried
 from ernie_export.distribute.blobs import Blobs
 from ernie_export.errors import UserError
+from ernie_export.validate.asking import Tried
 from ernie_export.validate.document import Document
 
 KEPT = 2

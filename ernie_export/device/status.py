@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.device.place import Installed, Place
-from ernie_export.device.trial import Tried
+from ernie_export.validate.asking import Tried
 
 
 class Generation(BaseModel):

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.checkpoint.config import ErnieConfig
@@ -27,16 +24,15 @@ from ernie_export.plan.plan import setting_of
 from ernie_export.readable import size
 from ernie_export.recipe import Recipe
 from ernie_export.target import Target
+from ernie_export.validate.asking import Tried, tried
 from ernie_export.validate.gates import evaluate
-from ernie_export.validate.segments import probe_names, routing_name
-from ernie_export.validate.selfcheck import Answer, SelfCheck
+from ernie_export.validate.selfcheck import SelfCheck
 
 CONTEXT = 4096
 """Tokens for which there must be memory, or the bundle's own most."""
-DECODED = 8
-"""The last tokens of each prompt, which are fed one at a time."""
 WITHIN = 600.0
 """Seconds for opening and the trial."""
+_TRIED = TypeAdapter(Tried)
 
 
 def require_suited(bundle: Path, manifest: Manifest) -> None:
@@ -65,24 +61,6 @@ def require_suited(bundle: Path, manifest: Manifest) -> None:
         )
 
 
-class Tried(BaseModel):
-    """What was seen of an engine on this device."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
-    open_s: float
-    prefill_ms: float
-    """A prompt of the self-check, less its last tokens, at the median."""
-    token_ms: float
-    """At the median."""
-    memory_free: int
-    """Bytes, while the engine was open and warm."""
-    memory: int
-    """Bytes that the device has."""
-    metrics: dict[str, float]
-    """Of the self-check; the names are those of gates."""
-
-
 def try_out(bundle: Path, policy: Policy, within: float = WITHIN) -> Tried:
     """What was seen of an engine that passed its self-check, and the policy's limits.
 
@@ -104,12 +82,12 @@ def try_out(bundle: Path, policy: Policy, within: float = WITHIN) -> Tried:
         how = told[-1][:300] if told else f"it ended with {ran.returncode}"
         raise WorkError(f"The engine fails on this device ({how})", "Install another bundle.")
     try:
-        tried = Tried.model_validate_json(ran.stdout.splitlines()[-1])
+        seen = _TRIED.validate_json(ran.stdout.splitlines()[-1])
     except (ValidationError, IndexError) as error:
         raise WorkError("The engine's trial told nothing", "Install another bundle.") from error
-    _require_right(check, tried)
-    _require_within(policy, tried)
-    return tried
+    _require_right(check, seen)
+    _require_within(policy, seen)
+    return seen
 
 
 def _require_right(check: SelfCheck, tried: Tried) -> None:
@@ -137,58 +115,9 @@ def _require_within(policy: Policy, tried: Tried) -> None:
         )
 
 
-def _try(bundle: Path) -> Tried:
-    """The engine twice, one after the other: showing its routers, and then as it ships."""
-    check = SelfCheck.read(bundle)
-    prompts = [[int(token) for token in row] for row in check.tokens]
-    experts = _experts(bundle, check, prompts)
-    return _as_it_ships(bundle, check, prompts, experts)
-
-
-def _experts(
-    bundle: Path, check: SelfCheck, prompts: list[list[int]]
-) -> list[dict[int, np.ndarray[Any, Any]]]:
-    """By prompt and MoE layer, [S,k]."""
-    from ernie_export.engine.open import open_engine
-
-    layers = check.layers.tolist()
-    if not layers:
-        return [{} for _ in prompts]
-    engine = open_engine(bundle, probes=probe_names(layers))
-    shown = [engine.start(1, len(prompt)).feed([prompt]).probes[0] for prompt in prompts]
-    return [{layer: probes[routing_name(layer, "indices")] for layer in layers} for probes in shown]
-
-
-def _as_it_ships(
-    bundle: Path, check: SelfCheck, prompts: list[list[int]], experts: list[dict[int, np.ndarray[Any, Any]]]
-) -> Tried:
-    from ernie_export.engine.open import open_engine
-
-    begun = time.perf_counter()
-    engine = open_engine(bundle)
-    opened = time.perf_counter() - begun
-    prefills, steps, answers = [], [], []
-    for prompt, chosen in zip(prompts, experts, strict=True):
-        session = engine.start(1, len(prompt))
-        decoded = min(DECODED, len(prompt) - 1)
-        begun = time.perf_counter()
-        logits = [session.feed([prompt[:-decoded]], all_logits=True).logits[0]]
-        prefills.append(time.perf_counter() - begun)
-        for token in prompt[-decoded:]:
-            begun = time.perf_counter()
-            logits.append(session.feed([[token]]).logits[0])
-            steps.append(time.perf_counter() - begun)
-        answers.append(Answer(np.concatenate(logits), chosen))
-    total, free = machine.memory()
-    return Tried(
-        open_s=opened,
-        prefill_ms=1000 * float(np.median(prefills)),
-        token_ms=1000 * float(np.median(steps)),
-        memory_free=free,
-        memory=total,
-        metrics=check.metrics(answers),
-    )
-
-
 if __name__ == "__main__":
-    print(_try(Path(sys.argv[1])).model_dump_json())
+    from ernie_export.engine.open import open_engine
+
+    bundle = Path(sys.argv[1])
+    seen = tried(SelfCheck.read(bundle), lambda probes: open_engine(bundle, probes))
+    sys.stdout.buffer.write(_TRIED.dump_json(seen))

@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from ernie_export.bundle.manifest import SIGNATURE, UNLISTED, FileEntry, Manifest, sha256_of
+from ernie_export.bundle.files import SIGNATURE, UNLISTED
+from ernie_export.bundle.manifest import FileEntry, Manifest
+from ernie_export.digest import sha256_of
 from ernie_export.distribute.address import Address
 from ernie_export.distribute.registry import MANIFEST
 from ernie_export.errors import UserError

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ernie_export import atomic
-from ernie_export.bundle.manifest import PIECE, FileEntry, Manifest
+from ernie_export.bundle.manifest import FileEntry, Manifest
+from ernie_export.digest import PIECE
 from ernie_export.distribute.registry import Registry
 from ernie_export.errors import UserError, WorkError
 from ernie_export.progress import Step

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from ernie_export import lock
 from ernie_export.bundle.manifest import FileEntry, Manifest
+from ernie_export.bundle.publish import publish
 from ernie_export.bundle.verify import verify
-from ernie_export.bundle.write import publish
 from ernie_export.distribute.artifact import documents_of
 from ernie_export.distribute.blobs import Blobs, RegistrySource, Source
 from ernie_export.distribute.registry import Registry

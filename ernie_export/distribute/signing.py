@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_export import atomic
-from ernie_export.bundle.manifest import SIGNATURE, Manifest
+from ernie_export.bundle.files import SIGNATURE
+from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.verify import verify
 from ernie_export.distribute.artifact import files_of
 from ernie_export.distribute.policy import Policy, Signer

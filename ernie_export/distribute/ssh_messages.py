@@ -17,7 +17,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from ernie_export.bundle.manifest import UNLISTED, FileEntry
+from ernie_export.bundle.files import UNLISTED
+from ernie_export.bundle.manifest import FileEntry
 from ernie_export.distribute.artifact import DOCUMENTS
 
 PROTOCOL = 1

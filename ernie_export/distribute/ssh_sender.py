@@ -10,7 +10,8 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from ernie_export.bundle.manifest import UNLISTED, FileEntry, Manifest
+from ernie_export.bundle.files import UNLISTED
+from ernie_export.bundle.manifest import FileEntry, Manifest
 from ernie_export.bundle.verify import verify
 from ernie_export.distribute.artifact import files_of
 from ernie_export.distribute.ssh_messages import PROTOCOL, Done, Failed, Hello, Offer, Step, Told, Want

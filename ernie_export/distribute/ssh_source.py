@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ernie_export.bundle.manifest import PIECE, FileEntry
+from ernie_export.bundle.manifest import FileEntry
+from ernie_export.digest import PIECE
 from ernie_export.distribute.ssh_messages import Want
 from ernie_export.errors import WorkError
 from ernie_export.progress import Step

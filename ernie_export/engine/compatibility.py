@@ -5,13 +5,13 @@ Every answer says what was found, what is needed, and what mends it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie_export import regular_file
+from ernie_export.digest import sha256_of
 from ernie_export.engine import found
 from ernie_export.errors import UserError
 from ernie_export.versions import is_version, numbers
@@ -122,7 +122,7 @@ def _binary(folder: Path, binary: Binary, what: str) -> Iterator[UserError]:
     path = folder / binary.path
     again = "Fetch or build the bundle again; `ernie-export verify` tells what else has changed."
     try:
-        digest = _sha256(path) if path.is_file() else ""
+        digest = sha256_of(path) if path.is_file() else ""
     except OSError as error:
         yield UserError(f"The {what} {path} cannot be read ({error.strerror})", again)
         return
@@ -148,8 +148,3 @@ def _checkpoint(folder: Path, requires: Requires) -> Iterator[UserError]:
             f"its weights are of {str(said)[:12]}",
             "The files of two bundles were mixed: fetch or build it again.",
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,7 +24,6 @@ from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
 from ernie_export.errors import UserError, WorkError
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime
     from numpy.typing import NDArray
 
@@ -47,11 +46,17 @@ class OnnxRuntimeEngine:
         probes: Sequence[str] = (),
         given: Sequence[str] = (),
         threads: int | None = None,
+        prepared: Path | None = None,
     ):
+        """`prepared` is a file with what `opened_graph` made for these probes: then nobody needs onnx here."""
         self.info = info
         self.probes, self.given = tuple(probes), tuple(given)
-        graph = opened_graph(folder / info.graph, probes, given)
-        self.session = opened(graph, folder / info.graph, library_for(graph), threads)
+        if prepared:
+            graph, library = prepared.read_bytes(), None
+        else:
+            made = opened_graph(folder / info.graph, probes, given)
+            graph, library = made.SerializeToString(), library_for(made)
+        self.session = opened(graph, folder / info.graph, library, threads)
         self._require_described(folder / "engine.json")
 
     def _require_described(self, path: Path) -> None:
@@ -84,7 +89,7 @@ class OnnxRuntimeEngine:
 
 
 def opened(
-    graph: onnx.ModelProto, path: Path, library: Path | None, threads: int | None
+    graph: bytes, path: Path, library: Path | None, threads: int | None
 ) -> onnxruntime.InferenceSession:
     """A session on the graph that came from `path`, beside which its weights lie; `library` has operators for it.
 
@@ -100,9 +105,7 @@ def opened(
     try:
         if library:
             options.register_custom_ops_library(str(library))
-        return onnxruntime.InferenceSession(
-            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's errors share no base class but this
         raise WorkError(
             f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {first_line(error)}",

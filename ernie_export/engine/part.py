@@ -45,7 +45,7 @@ class GraphPart:
         graph = opened_graph(path, probes, given)
         library = library_for(graph)  # as the whole engine has it
         cut(graph, probes)
-        self.session = opened(graph, path, library, threads)
+        self.session = opened(graph.SerializeToString(), path, library, threads)
         self.inputs = [value.name for value in self.session.get_inputs()]
 
     def start(self, batch: int = 1, max_length: int | None = None) -> PartSession:

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from ernie_export import atomic
 from ernie_export.errors import UserError
+from ernie_export.spelling import spelled
 
 LARGEST = 64 << 20
 """Bytes; no honest document comes near, and a hostile one is not read into memory."""
@@ -93,12 +94,6 @@ class Document(BaseModel):
     def write(self, path: Path) -> None:
         """Write the file so that a killed process leaves the old one or the new one."""
         atomic.write(path, self.render())
-
-
-def spelled(content: object) -> bytes:
-    """UTF-8 JSON: keys sorted, one space of indentation, a newline at the end."""
-    text = json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"
 
 
 def _within(content: object, whole: object) -> bool:

@@ -20,16 +20,16 @@ The metadata hold, as JSON under `selfcheck`, what else is in `About`.
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ernie_export.errors import UserError
+from ernie_export.validate import tensors
 from ernie_export.validate.metrics import compare_routing
 
 Array = np.ndarray[Any, Any]
@@ -52,22 +52,40 @@ FORMS = {
 }
 
 
-class Bound(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+@dataclass(frozen=True)
+class Bound:
     min: float | None = None
     max: float | None = None
 
 
-class About(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
-    vocab_size: Annotated[int, Field(ge=1)]
-    num_experts: Annotated[int, Field(ge=0)]
-    experts_per_token: Annotated[int, Field(ge=0)]
+@dataclass(frozen=True)
+class About:
+    vocab_size: int
+    num_experts: int
+    experts_per_token: int
     bounds: dict[str, Bound]
     """What the metrics of `SelfCheck.metrics` must be; the names are those of gates."""
+    schema_version: int = 1
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From JSON; ValueError or TypeError where it is no such thing."""
+        said = json.loads(text)
+        bounds = {str(name): Bound(**limits) for name, limits in said.pop("bounds").items()}
+        about = cls(bounds=bounds, **said)
+        least = {"schema_version": 1, "vocab_size": 1, "num_experts": 0, "experts_per_token": 0}
+        for name, value in ((name, getattr(about, name)) for name in least):
+            if type(value) is not int or value < least[name]:
+                raise ValueError(f"{name} is {value!r}")
+        if about.schema_version != 1:
+            raise ValueError(f"schema_version is {about.schema_version}")
+        for name, bound in bounds.items():
+            if not all(limit is None or type(limit) in (int, float) for limit in (bound.min, bound.max)):
+                raise ValueError(f"the bound of {name} is no number")
+        return about
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,7 @@ class SelfCheck:
         from safetensors.numpy import save
 
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in FORMS}
-        path.write_bytes(save(arrays, {"selfcheck": self.about.model_dump_json()}))
+        path.write_bytes(save(arrays, {"selfcheck": self.about.to_json()}))
 
     @classmethod
     def read(cls, folder: Path) -> SelfCheck:
@@ -109,8 +127,6 @@ class SelfCheck:
         Raises:
             UserError: there is none, or it is damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = folder / cls.FILE
         if not path.is_file():
             raise UserError(
@@ -120,10 +136,13 @@ class SelfCheck:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path} is over {LARGEST >> 20} MB", REMEDY)
         try:
-            with safe_open(os.fspath(path), "np") as file:
-                about = About.model_validate_json((file.metadata() or {}).get("selfcheck", ""))
-                check = cls(about, **{name: file.get_tensor(name) for name in FORMS})
-        except (SafetensorError, ValidationError, OSError, ValueError, TypeError, KeyError) as error:
+            metadata, arrays = tensors.parse(path.read_bytes())
+            check = cls(About.parse(metadata["selfcheck"]), **{name: arrays[name] for name in FORMS})
+        except KeyError as error:
+            raise UserError(f"{path} is damaged (it holds no {error})", REMEDY) from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})", REMEDY) from error
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is damaged ({str(error).splitlines()[0][:200]})", REMEDY) from error
         check._require_consistent(path)
         return check

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ernie_export.bundle import manifest
-from ernie_export.bundle.manifest import FileEntry, Manifest, sha256_of
+from ernie_export.bundle.manifest import FileEntry, Manifest
 from ernie_export.bundle.write import seal
 from ernie_export.errors import UserError
 from ernie_export.validate.report import Report, Source
@@ -113,17 +113,3 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match="is no bundle"):
             Manifest.read(folder)
-
-
-def test_sha256_of_goes_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "PIECE", 7)
-    data = bytes(range(100))
-    (tmp_path / "file").write_bytes(data)
-    steps: list[float] = []
-
-    class Step:
-        def advance(self, amount: float = 1) -> None:
-            steps.append(amount)
-
-    assert sha256_of(tmp_path / "file", Step()) == hashlib.sha256(data).hexdigest()
-    assert steps == [7] * 14 + [2]

@@ -16,11 +16,12 @@ from in_toto_attestation.v1.statement import Statement
 import ernie_export
 from ernie_export.bundle import provenance as module
 from ernie_export.bundle.diff import diff
-from ernie_export.bundle.manifest import Manifest, sha256_of
+from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.provenance import Provenance, source_commit
 from ernie_export.bundle.verify import Problem, verify
 from ernie_export.bundle.write import seal
 from ernie_export.checkpoint.checkpoint import Checkpoint
+from ernie_export.digest import sha256_of
 from ernie_export.errors import UserError
 from ernie_export.progress import Silent
 from ernie_export.validate.report import Report

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ernie_export.bundle.manifest import SIGNATURE, FileEntry, Manifest, sha256_of
+from ernie_export.bundle.files import SIGNATURE
+from ernie_export.bundle.manifest import FileEntry, Manifest
 from ernie_export.bundle.provenance import Provenance
+from ernie_export.digest import sha256_of
 from ernie_export.distribute.artifact import FILEPATH, files_of
 from ernie_export.distribute.signing import sign
 from ernie_export.validate.report import Report

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from ernie_export.bundle.manifest import SIGNATURE
+from ernie_export.bundle.files import SIGNATURE
 from ernie_export.bundle.verify import verify
 from ernie_export.distribute.address import Address
 from ernie_export.distribute.policy import Policy

@@ -35,9 +35,9 @@ def seeds() -> Iterator[bytes]:
         "experts": np.array([[[[0, 1], [2, 3]]]], np.int16),
         "choice": np.array([[[[0.5, 0.2], [0.4, 0.3]]]], np.float32),
     }
-    yield save(arrays, {"selfcheck": about.model_dump_json()})
+    yield save(arrays, {"selfcheck": about.to_json()})
     dense = {**arrays, "layers": arrays["layers"][:0], "experts": arrays["experts"][:0, :, :, :0]}
-    yield save({**dense, "choice": arrays["choice"][:0, :, :, :0]}, {"selfcheck": about.model_dump_json()})
+    yield save({**dense, "choice": arrays["choice"][:0, :, :, :0]}, {"selfcheck": about.to_json()})
 
 
 def parse(data: bytes, folder: Path) -> None:

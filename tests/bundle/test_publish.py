@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ernie_export import atomic
-from ernie_export.bundle import write
-from ernie_export.bundle.write import publish
+from ernie_export.bundle import publish as module
+from ernie_export.bundle.publish import publish
 from ernie_export.errors import UserError
 
 
@@ -34,7 +34,7 @@ def names(path: Path) -> set[str]:
 
 def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a system, or a file system, without it."""
-    monkeypatch.setattr(write, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(module, "_exchange", lambda one, other: False)
 
 
 def test_a_new_bundle_comes_into_its_place(tmp_path: Path) -> None:
@@ -76,11 +76,11 @@ def test_what_is_no_folder_is_never_replaced(tmp_path: Path, kind: str) -> None:
 
 def test_folders_change_places_at_one_instant(tmp_path: Path) -> None:
     one, other = folder(tmp_path / "one", "1"), folder(tmp_path / "other", "2")
-    if write._exchange(one, other):
+    if module._exchange(one, other):
         assert (content(one), content(other)) == ("2", "1")
     else:  # this file system cannot: then nothing has happened
         assert (content(one), content(other)) == ("1", "2")
-    assert not write._exchange(one, tmp_path / "none")
+    assert not module._exchange(one, tmp_path / "none")
     assert names(tmp_path) == {"one", "other"}
 
 
@@ -116,8 +116,14 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, count: int, before: bool) -> None
 
         return wrapped
 
-    for module, name in ((os, "rename"), (os, "fsync"), (os, "unlink"), (os, "rmdir"), (write, "_exchange")):
-        monkeypatch.setattr(module, name, deadly(getattr(module, name)))
+    for changed, name in (
+        (os, "rename"),
+        (os, "fsync"),
+        (os, "unlink"),
+        (os, "rmdir"),
+        (module, "_exchange"),
+    ):
+        monkeypatch.setattr(changed, name, deadly(getattr(changed, name)))
 
 
 @pytest.mark.parametrize("exchange", [True, False])
@@ -125,7 +131,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, count: int, before: bool) -> None
 def test_killed_anywhere_the_bundle_is_the_old_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool, before: bool
 ) -> None:
-    exchange = exchange and write._exchange(folder(tmp_path / "x", ""), folder(tmp_path / "y", ""))
+    exchange = exchange and module._exchange(folder(tmp_path / "x", ""), folder(tmp_path / "y", ""))
     if not exchange:
         no_exchange(monkeypatch)
     seen = set()
