@@ -1,7 +1,8 @@
-"""Builds the kernels' library: `python plugins/build.py plain address thread coverage cuda`.
+"""Builds the kernels' library: `python plugins/build.py plain address thread coverage cuda aarch64`.
 
-All but cuda are for this machine's CPU: address and thread with sanitizers, coverage counts the lines that run.
-The toolkit is the one in ERNIE_CUDA_ROOT, else the one that pip installed (the extra `plugins`).
+All but cuda and aarch64, which is cuda for Jetsons, are for this machine's CPU: address and thread with sanitizers,
+coverage counts the lines that run. The toolkit is the one in ERNIE_CUDA_ROOT, else the one that pip installed
+(the extra `plugins`). With `--plugins` it is TensorRT's plugins instead, and what drives them in the tests.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent
 EMULATED = {"plain": "", "address": "address", "thread": "thread", "coverage": "coverage"}
+FLAVOURS = (*EMULATED, "cuda", "aarch64")
+JETSONS = "87;110"
 
 
 def toolkit() -> Path:
@@ -27,9 +30,10 @@ def toolkit() -> Path:
     return root
 
 
-def build(flavour: str, output: Path | None = None, sm: str = "") -> Path:
-    """→ the folder with libernie_kernels.so, up to date; several processes may ask at once."""
-    for tool in ("cmake", "ninja", "g++"):
+def build(flavour: str, output: Path | None = None, sm: str = "", plugins: bool = False) -> Path:
+    """→ the folder with libernie_kernels.so, or libernie_plugins.so, up to date; several processes may ask at once."""
+    compiler = "aarch64-linux-gnu-g++" if flavour == "aarch64" else "g++"
+    for tool in ("cmake", "ninja", compiler):
         if shutil.which(tool) is None:
             sys.exit(f"{tool} is not installed. Run `make system-deps`.")
     folder = output or SOURCE.parent / "build" / "plugins" / flavour
@@ -37,23 +41,36 @@ def build(flavour: str, output: Path | None = None, sm: str = "") -> Path:
     options = [f"-DERNIE_CUDA_ROOT={toolkit()}"]
     if flavour in EMULATED:
         options += ["-DERNIE_EMULATION=ON", f"-DERNIE_SANITIZER={EMULATED[flavour]}"]
-    if sm:
+    if flavour == "aarch64":
+        options += [f"-DCMAKE_TOOLCHAIN_FILE={SOURCE / 'aarch64.cmake'}", f"-DERNIE_SM={sm or JETSONS}"]
+        options.append(f"-DERNIE_CUDART={fetched('cudart-aarch64')}/libcudart_static.a")
+    elif sm:
         options.append(f"-DERNIE_SM={sm}")
+    if plugins:
+        options.append(f"-DERNIE_TENSORRT_INCLUDE={fetched('tensorrt-headers')}")
+    targets = ["--target", "ernie_plugins", "ernie_drive_plugins"] if plugins else []
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run("cmake", "-S", str(SOURCE), "-B", str(folder), "-G", "Ninja", *options)
-        run("cmake", "--build", str(folder))
+        run("cmake", "--build", str(folder), *targets)
     return folder
 
 
-def run(*command: str) -> None:
+def fetched(name: str) -> str:
+    return run(sys.executable, str(SOURCE / "fetch.py"), name).strip()
+
+
+def run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-6000:]}{done.stderr[-3000:]}")
+    return done.stdout
 
 
 if __name__ == "__main__":
     for flavour in sys.argv[1:]:
-        if flavour not in (*EMULATED, "cuda"):
-            sys.exit(f"{flavour} is none of {', '.join(EMULATED)}, cuda.")
-        print(build(flavour), flush=True)
+        if flavour == "--plugins":
+            continue
+        if flavour not in FLAVOURS:
+            sys.exit(f"{flavour} is none of {', '.join(FLAVOURS)}.")
+        print(build(flavour, plugins="--plugins" in sys.argv), flush=True)

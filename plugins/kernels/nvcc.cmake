@@ -1,6 +1,7 @@
 # Each .cu by nvcc for every SM asked for, linked with the static CUDA runtime.
 set(nvcc ${ERNIE_CUDA_ROOT}/bin/nvcc)
 set(codes)
+set(objects)
 foreach(sm IN LISTS ERNIE_SM)
   list(APPEND codes -gencode=arch=compute_${sm},code=sm_${sm})
 endforeach()
@@ -10,12 +11,15 @@ foreach(kernel IN LISTS kernels)
   set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}.o)
   add_custom_command(
     OUTPUT ${object}
-    COMMAND ${nvcc} -std=c++17 -O3 --compiler-options=-fPIC ${codes} -c ${CMAKE_CURRENT_SOURCE_DIR}/${kernel} -o
+    COMMAND ${nvcc} -ccbin ${CMAKE_CXX_COMPILER} -std=c++17 -O3 --compiler-options=-fPIC ${codes} -c ${CMAKE_CURRENT_SOURCE_DIR}/${kernel} -o
             ${object}
     DEPENDS ${kernel} ${headers}
     COMMENT "nvcc ${kernel}"
     VERBATIM)
-  target_sources(ernie_kernels PRIVATE ${object})
   set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
+  list(APPEND objects ${object})
 endforeach()
-target_link_libraries(ernie_kernels PRIVATE ${ERNIE_CUDA_ROOT}/lib/libcudart_static.a pthread dl rt)
+foreach(host IN LISTS hosts)
+  target_sources(${host} PRIVATE ${objects})
+  target_link_libraries(${host} PRIVATE ${ERNIE_CUDART} pthread dl rt)
+endforeach()
