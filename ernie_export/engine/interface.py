@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ernie_export.errors import UserError
+
 if TYPE_CHECKING:
     from ernie_export.engine.info import EngineInfo
 
@@ -57,3 +59,23 @@ class Engine(Protocol):
     def start(self, batch: int = 1, max_length: int | None = None) -> Session:
         """An empty cache of `max_length` (default: the engine's whole context) for `batch` rows."""
         ...
+
+
+def check_rows(
+    rows: Sequence[Sequence[int]], lengths: Sequence[int], max_length: int, vocab_size: int
+) -> None:
+    """That `feed` can take these rows over caches of these lengths; UserError where it cannot."""
+    if len(rows) != len(lengths):
+        raise ValueError(f"{len(rows)} rows were fed to a session of {len(lengths)}")
+    for row, length in zip(rows, lengths, strict=True):
+        if length + len(row) > max_length:
+            raise UserError(
+                f"{length + len(row)} tokens do not fit into a cache of {max_length}",
+                "Shorten the prompt or the answer, or build with a larger `context` in the recipe.",
+            )
+        wrong = [token for token in row if not 0 <= token < vocab_size]
+        if wrong:
+            raise UserError(
+                f"token id {wrong[0]} is outside the vocabulary of {vocab_size}",
+                f"Token ids run from 0 to {vocab_size - 1}.",
+            )

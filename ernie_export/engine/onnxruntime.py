@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ernie_export.engine.compatibility import require_room
-from ernie_export.engine.interface import Fed
+from ernie_export.engine.interface import Fed, check_rows
 from ernie_export.engine.native_library import library_for
 from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
 from ernie_export.errors import UserError, WorkError
@@ -141,7 +141,7 @@ class OnnxRuntimeSession:
         all_logits: bool = False,
         given: Sequence[Mapping[str, Array]] = (),
     ) -> Fed:
-        self._check(rows)
+        check_rows(rows, self.lengths, self.max_length, self.engine.info.vocab_size)
         fed = Fed([np.empty((0, self.engine.info.vocab_size), np.float32)] * len(rows), [{} for _ in rows])
         decoding = len(rows) > 1 and all(len(row) <= 1 for row in rows) and any(rows) and not given
         if decoding and all(row or tokens for row, tokens in zip(rows, self.tokens, strict=True)):
@@ -177,23 +177,6 @@ class OnnxRuntimeSession:
             return logits[0], probes[0]
         names = self.engine.probes
         return np.concatenate(logits), {name: np.concatenate([p[name] for p in probes]) for name in names}
-
-    def _check(self, rows: Sequence[Sequence[int]]) -> None:
-        if len(rows) != len(self.tokens):
-            raise ValueError(f"{len(rows)} rows were fed to a session of {len(self.tokens)}")
-        vocab = self.engine.info.vocab_size
-        for row, length in zip(rows, self.lengths, strict=True):
-            if length + len(row) > self.max_length:
-                raise UserError(
-                    f"{length + len(row)} tokens do not fit into a cache of {self.max_length}",
-                    "Shorten the prompt or the answer, or build with a larger `context` in the recipe.",
-                )
-            wrong = [token for token in row if not 0 <= token < vocab]
-            if wrong:
-                raise UserError(
-                    f"token id {wrong[0]} is outside the vocabulary of {vocab}",
-                    f"Token ids run from 0 to {vocab - 1}.",
-                )
 
     def _run(
         self, span: range, rows: list[list[int]], all_logits: bool, given: Mapping[str, Array] | None = None

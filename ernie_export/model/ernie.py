@@ -7,6 +7,7 @@ the weight files.  Letters in shapes as in operators.py; T new tokens, V vocabul
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,15 +84,18 @@ class Embedding(Matrix):
 
 
 class Norm(nn.Module):
+    """What stands between the residual stream, always fp32, and the operators, which read `activations`."""
+
     weight: Tensor
 
-    def __init__(self, size: int, eps: float):
+    def __init__(self, size: int, eps: float, activations: torch.dtype):
         super().__init__()
-        self.eps = eps
+        self.eps, self.activations = eps, activations
         self.register_buffer("weight", torch.empty(size, dtype=torch.float32, device="meta"))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, list(self.weight.shape), self.weight, self.eps)
+        y = F.rms_norm(x, list(self.weight.shape), self.weight, self.eps)
+        return y if self.activations == y.dtype else y.to(self.activations)
 
 
 class Mlp(nn.Module):
@@ -137,6 +141,8 @@ class Experts(Stored):
 
 
 class Attention(nn.Module):
+    attend: Callable[..., operators.Triple] = operators.cached_attention
+
     def __init__(self, config: ErnieConfig, form: PartFormat):
         super().__init__()
         hidden, width = config.hidden_size, config.head_dim
@@ -150,7 +156,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, past_key: Tensor, past_value: Tensor, rope: Rope, where: operators.Triple
     ) -> operators.Triple:
-        output, key, value = operators.cached_attention(
+        output, key, value = self.attend(
             self.q(x), self.k(x), self.v(x), past_key, past_value, rope.cos, rope.sin, *where,
             self.heads, self.kv_heads, self.scale,
         )  # fmt: skip
@@ -171,12 +177,12 @@ class Rope(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: ErnieConfig, parts: Parts, index: int):
+    def __init__(self, config: ErnieConfig, parts: Parts, index: int, activations: torch.dtype):
         super().__init__()
         hidden, eps = config.hidden_size, config.rms_norm_eps
-        self.input_norm = Norm(hidden, eps)
+        self.input_norm = Norm(hidden, eps, activations)
         self.attention = Attention(config, parts.of("attention", index))
-        self.post_attention_norm = Norm(hidden, eps)
+        self.post_attention_norm = Norm(hidden, eps, activations)
         self.mlp = self.router = self.experts = self.shared = None
         if not config.is_moe_layer(index):
             self.mlp = Mlp(hidden, config.intermediate_size, parts.of("dense", index))
@@ -202,15 +208,21 @@ class Layer(nn.Module):
 
 class Ernie(nn.Module):
     """input_ids [B,S], attention_mask [B,total], position_ids [B,S], past keys and values
-    [B,kv,P,D] layer by layer → logits [B,S,V], present keys and values [B,kv,L,D]."""
+    [B,kv,P,D] layer by layer → logits [B,S,V], present keys and values [B,kv,L,D].
 
-    def __init__(self, config: ErnieConfig, parts: Parts, context: int):
+    activations: the dtype that the operators read and give; what is traced is fp32."""
+
+    def __init__(
+        self, config: ErnieConfig, parts: Parts, context: int, activations: torch.dtype = torch.float32
+    ):
         super().__init__()
         vocab, hidden = config.vocab_size, config.hidden_size
         self.embedding = Embedding(vocab, hidden, parts.embedding)
         self.rope = Rope(config, context)
-        self.layers = nn.ModuleList(Layer(config, parts, i) for i in range(config.num_hidden_layers))
-        self.norm = Norm(hidden, config.rms_norm_eps)
+        self.layers = nn.ModuleList(
+            Layer(config, parts, i, activations) for i in range(config.num_hidden_layers)
+        )
+        self.norm = Norm(hidden, config.rms_norm_eps, activations)
         shared = config.tie_word_embeddings and parts.head == parts.embedding
         self.head = None if shared else Linear(vocab, hidden, parts.head)
 
@@ -221,6 +233,17 @@ class Ernie(nn.Module):
         position_ids: Tensor,
         past: list[tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        x, present = self.states(input_ids, attention_mask, position_ids, past)
+        return self.logits(x), present
+
+    def states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        past: list[tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """What the last layer gives, [B,S,H], and the cache."""
         seqlens_k = (attention_mask.sum(dim=-1) - 1).to(torch.int32)
         total = torch.scalar_tensor(attention_mask.shape[1], dtype=torch.int32)
         x = self.embedding(input_ids)
@@ -228,5 +251,8 @@ class Ernie(nn.Module):
         for layer, (key, value) in zip(self.layers, past, strict=True):
             x, key, value = layer(x, key, value, self.rope, (position_ids, seqlens_k, total))
             present.append((key, value))
+        return x, present
+
+    def logits(self, x: Tensor) -> Tensor:
         x = self.norm(x)
-        return self.embedding.multiply(x) if self.head is None else self.head(x), present
+        return self.embedding.multiply(x) if self.head is None else self.head(x)
