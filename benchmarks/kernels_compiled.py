@@ -107,18 +107,23 @@ def launches() -> dict[str, tuple[int, int]]:
     for name, dtype in kernels.TYPES.items():
         x = exact.activations(random, (16, 64), dtype)
         answer = kernels.routing(x, np.ones((4, 64), np.float32), np.zeros(4, np.float32), 2, flavour="plain")
-        note(answer, {"router_logits": name, "choose_experts": name})
+        note(answer, {"router_logits": f"{name}, 8", "choose_experts": name})
+        many = kernels.routing(
+            np.tile(x, (2, 1)), np.ones((4, 64), np.float32), np.zeros(4, np.float32), 2, flavour="plain"
+        )
+        note(many, {"router_logits": f"{name}, 1"})
         for bits in (4, 8):
             gate_up, down = (exact.weights(random, (1, rows, 64), bits, 32) for rows in (128, 64))
             many = kernels.linear(np.tile(x, (2, 1)), down[0][0], down[1][0], bits, 32, flavour="plain")
             note(many, {"linear_prefill_tile": f"{name}, {bits}"})
-            for groups in (1, 2):
-                some = x[: 8 * groups]
-                arguments = f"{name}, {bits}, {groups}"
-                linear = kernels.linear(some, down[0][0], down[1][0], bits, 32, flavour="plain")
+            for groups, block in itertools.product((1, 2), (32, 128)):
+                some = np.tile(x, 2)[: 8 * groups]  # [., 128]
+                arguments = f"{name}, {bits}, {groups}, {'true' if block == 128 else 'false'}"
+                layer = [exact.weights(random, (1, rows, 128), bits, block) for rows in (256, 128)]
+                linear = kernels.linear(some, layer[1][0][0], layer[1][1][0], bits, block, flavour="plain")
                 note(linear, {"linear_decode_tile": arguments})
                 chosen = np.zeros((len(some), 1), np.int64), np.ones((len(some), 1), dtype)
-                experts = kernels.experts(some, *chosen, (*gate_up, *down), bits, 32, flavour="plain")
+                experts = kernels.experts(some, *chosen, (*layer[0], *layer[1]), bits, block, flavour="plain")
                 note(experts, {"experts_gate_up": arguments, "experts_down": arguments})
             for tile, tokens in ((16, 20), (64, 40)):
                 chosen = np.zeros((tokens, 1), np.int64), np.ones((tokens, 1), dtype)

@@ -8,6 +8,7 @@ namespace {
 constexpr int most_decoded = 32;  // rows of queries of a key-value head
 constexpr int least_keys = 64;    // of a part
 constexpr int most_parts = 64;
+constexpr int most_query_rows = 1 << 30;  // of a prompt; the kernels count them in 32 bits
 constexpr int enough_blocks = 512;  // for the largest GPU
 
 std::int64_t query_rows(const Attention& c) { return std::int64_t{c.tokens} * (c.heads / c.kv_heads); }
@@ -35,6 +36,8 @@ Problem check_shape(const Attention& c) {
     if (c.cache_bits != 16 && c.cache_bits != 8) return problem("cache_bits is %d; it must be 16 or 8", c.cache_bits);
     if (c.past_rows < 0 || c.past_rows > c.rows)
         return problem("the past has %d rows; the present has %d", c.past_rows, c.rows);
+    if (std::int64_t{c.tokens} * c.heads > most_query_rows)
+        return problem("%d tokens of %d heads are more than %d rows of queries", c.tokens, c.heads, most_query_rows);
     if (c.tokens > c.rows) return problem("%d new rows do not fit into a cache of %d", c.tokens, c.rows);
     return {};
 }
@@ -46,6 +49,8 @@ Problem check(const Attention& c) {
                        c.rows);
     if (!aligned(c.query) || !aligned(c.present_key) || !aligned(c.present_value))
         return "query and cache must start at a multiple of 16 bytes";
+    if (!aligned(c.key, 4) || !aligned(c.value, 4) || !aligned(c.workspace, 4))
+        return "key, value and workspace must start at a multiple of 4 bytes";
     const bool copied = c.past_rows > 0 && c.past_key != c.present_key;
     if (c.cache_bits == 8 && (!c.present_key_scales || !c.present_value_scales ||
                               (copied && (!c.past_key_scales || !c.past_value_scales))))

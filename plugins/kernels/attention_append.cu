@@ -90,7 +90,10 @@ __global__ void attention_join_parts(Context context, Parts parts, T* __restrict
     const int head = blockIdx.y, b = blockIdx.z, head_dim = blockDim.x, d = threadIdx.x;
     const std::int64_t row = (std::int64_t{b} * context.tokens + blockIdx.x) * gridDim.y + head;
     float largest = -INFINITY, sum = 0, of_values = 0;
+    // Unrolled so that the reads of several parts are under way together.
+#pragma unroll 8
     for (int p = 0; p < parts.count; ++p) largest = fmaxf(largest, parts.largest[row * parts.count + p]);
+#pragma unroll 8
     for (int p = 0; p < parts.count; ++p) {
         const std::int64_t at = row * parts.count + p;
         const float factor = share(parts.largest[at], largest);

@@ -16,18 +16,22 @@ constexpr int most_chosen = 16;
 constexpr int most_tokens = 16;
 constexpr int most_choices = most_chosen * most_tokens;
 
+/// Whether an index is an expert's.
+__device__ __forceinline__ bool valid(std::int64_t index, int experts) { return index >= 0 && index < experts; }
+
+/// [T,k], in global or in shared memory.
+template <class Index>
 struct Choices {
-    const std::int64_t* indices;
-    int tokens, k, experts;
+    const Index* indices;
+    int tokens, k;
 
-    __device__ __forceinline__ bool valid(std::int64_t expert) const { return expert >= 0 && expert < experts; }
-
-    /// The first place at which a token chose the expert, or −1.
-    __device__ __forceinline__ int place(int token, std::int64_t expert) const {
-        if (token >= tokens) return -1;
-        for (int s = 0; s < k; ++s)
-            if (indices[token * k + s] == expert) return s;
-        return -1;
+    /// The first place at which a token chose the expert, or −1.  It looks at all places, so that no read waits for
+    /// the one before it.
+    __device__ __forceinline__ int place(int token, Index expert) const {
+        int first = -1;
+        if (token >= tokens) return first;
+        for (int s = k - 1; s >= 0; --s) first = indices[token * k + s] == expert ? s : first;
+        return first;
     }
 };
 
@@ -37,17 +41,17 @@ struct GateUpShared {
     WarpSums<gate_up_warps, groups> sums;
 };
 
-template <class T, int bits, int groups>
+template <class T, int bits, int groups, bool whole>
 __global__ void __launch_bounds__(32 * gate_up_warps, 4)
     experts_gate_up(const T* __restrict__ x, const std::int64_t* __restrict__ indices, const T* __restrict__ scores,
                     const std::uint8_t* __restrict__ weights, const __half* __restrict__ scales,
                     T* __restrict__ products, int tokens, int hidden, int width, int experts, int k, int block_size) {
     ERNIE_SHARED(GateUpShared<groups>, shared);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const Choices choices{indices, tokens, k, experts};
+    const Choices<std::int64_t> choices{indices, tokens, k};
     const int choice = blockIdx.y;
     const std::int64_t expert = indices[choice];
-    if (!choices.valid(expert)) return;
+    if (!valid(expert, experts)) return;
     for (int base = 0; base < choice; base += 32) {
         const int other = base + lane;
         if (__any_sync(all_lanes, other < choice && indices[other] == expert)) return;
@@ -68,13 +72,8 @@ __global__ void __launch_bounds__(32 * gate_up_warps, 4)
         const bool chosen = choices.place(token, expert) >= 0;
         mine.x[c] = chosen ? x + std::int64_t{token} * hidden : nullptr;
     }
-    const int chunks = (hidden + Chunk<bits>::k - 1) / Chunk<bits>::k;
     float sum[groups][4] = {};
-    accumulate<T, bits>(sum, shared.rings, chunks, hidden, block_size, [&](int item) {
-        Operands<T, groups> at = mine;
-        at.chunk = item;
-        return at;
-    });
+    accumulate<T, bits, whole>(sum, shared.rings, 1, hidden, block_size, [&](int) { return mine; });
     float total[4];
     if (!add_warps(shared.sums, sum, total)) return;
     const int column = 8 * blockIdx.x + lane / 4;
@@ -95,37 +94,44 @@ __global__ void __launch_bounds__(32 * gate_up_warps, 4)
 template <int groups>
 struct DownShared {
     Ring rings[down_warps];
-    std::int64_t expert[most_choices];  // the different ones chosen, in the order of their first choice
+    int index[most_choices];   // of each choice its expert, or −1 where the index is no expert's
+    int expert[most_choices];  // the different ones chosen, in the order of their first choice
     bool first[most_choices];
     signed char place[most_choices][most_tokens];  // Choices::place of each
     int count;
     WarpSums<down_warps, groups> sums;
 };
 
-/// Fills in all but the sums.
+/// Fills in all but the sums.  Indices are read from memory once: with 16 tokens a thread looks at hundreds of them.
 template <int groups>
-__device__ __forceinline__ void list_experts(DownShared<groups>& shared, const Choices& choices) {
-    const int n = choices.tokens * choices.k, choice = threadIdx.x;
-    bool first = choice < n && choices.valid(choices.indices[choice]);
-    for (int i = 0; first && i < choice; ++i) first = choices.indices[i] != choices.indices[choice];
-    if (choice < n) shared.first[choice] = first;
+__device__ __forceinline__ void list_experts(DownShared<groups>& shared, const std::int64_t* indices, int tokens,
+                                             int experts, int k) {
+    const int n = tokens * k, choice = threadIdx.x;
+    const std::int64_t named = choice < n ? indices[choice] : -1;
+    const int own = valid(named, experts) ? static_cast<int>(named) : -1;
+    if (choice < n) shared.index[choice] = own;
     if (choice == 0) shared.count = 0;
+    __syncthreads();
+    bool first = own >= 0;
+    for (int i = 0; first && i < choice; ++i) first = shared.index[i] != own;
+    if (choice < n) shared.first[choice] = first;
     __syncthreads();
     if (first) {
         int before = 0, behind = 0;
         for (int i = 0; i < choice; ++i) before += shared.first[i];
         for (int i = choice + 1; i < n; ++i) behind += shared.first[i];
-        shared.expert[before] = choices.indices[choice];
+        shared.expert[before] = own;
         if (behind == 0) shared.count = before + 1;
     }
     __syncthreads();
+    const Choices<int> choices{shared.index, tokens, k};
     for (int i = threadIdx.x; i < shared.count * most_tokens; i += 32 * down_warps)
         shared.place[i / most_tokens][i % most_tokens] =
             static_cast<signed char>(choices.place(i % most_tokens, shared.expert[i / most_tokens]));
     __syncthreads();
 }
 
-template <class T, int bits, int groups>
+template <class T, int bits, int groups, bool whole>
 __global__ void __launch_bounds__(32 * down_warps, 2)
     experts_down(const T* __restrict__ products, const std::int64_t* __restrict__ indices,
                  const std::uint8_t* __restrict__ weights, const __half* __restrict__ scales, T* __restrict__ y,
@@ -133,19 +139,15 @@ __global__ void __launch_bounds__(32 * down_warps, 2)
     static_assert(32 * down_warps >= most_choices);
     ERNIE_SHARED(DownShared<groups>, shared);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const Choices choices{indices, tokens, k, experts};
-    list_experts(shared, choices);
+    list_experts(shared, indices, tokens, experts, k);
 
     const int blocks = width / block_size;
-    const int chunks = (width + Chunk<bits>::k - 1) / Chunk<bits>::k;
-    auto operands = [&](int item) {
+    auto operands = [&](int e) {
         Operands<T, groups> at;
-        const int e = item / chunks;
-        at.chunk = item % chunks;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
             const int row = min(16 * static_cast<int>(blockIdx.x) + lane / 4 + 8 * r, hidden - 1);
-            const std::int64_t there = shared.expert[e] * hidden + row;
+            const std::int64_t there = std::int64_t{shared.expert[e]} * hidden + row;
             at.weights[r] = weights + there * (width * bits / 8);
             at.scales[r] = scales + there * blocks;
         }
@@ -157,7 +159,7 @@ __global__ void __launch_bounds__(32 * down_warps, 2)
         return at;
     };
     float sum[groups][4] = {};
-    accumulate<T, bits>(sum, shared.rings, shared.count * chunks, width, block_size, operands);
+    accumulate<T, bits, whole>(sum, shared.rings, shared.count, width, block_size, operands);
     float total[4];
     if (!add_warps(shared.sums, sum, total)) return;
 #pragma unroll
@@ -166,7 +168,7 @@ __global__ void __launch_bounds__(32 * down_warps, 2)
         const int token = 8 * warp + 2 * (lane % 4) + v % 2;
         if (token >= tokens || row >= hidden) continue;
         bool fault = false;
-        for (int s = 0; s < k; ++s) fault = fault || !choices.valid(indices[token * k + s]);
+        for (int s = 0; s < k; ++s) fault = fault || shared.index[token * k + s] < 0;
         if (fault && faults != nullptr && row == 0) atomicOr(faults, 1u);
         y[std::int64_t{token} * hidden + row] = narrow<T>(fault ? NAN : total[v]);
     }
@@ -175,17 +177,19 @@ __global__ void __launch_bounds__(32 * down_warps, 2)
 template <class T, int bits, int groups>
 Problem launch_tile(const Experts& c, cudaStream_t stream) {
     T* products = static_cast<T*>(c.workspace);
-    cudaError_t error = ERNIE_LAUNCH(
-        (experts_gate_up<T, bits, groups>), dim3(ceil_div(c.width, 8), c.tokens * c.k), 32 * gate_up_warps,
-        sizeof(GateUpShared<groups>), stream, static_cast<const T*>(c.x), c.indices, static_cast<const T*>(c.scores),
-        c.gate_up, static_cast<const __half*>(c.gate_up_scales), products, c.tokens, c.hidden, c.width, c.experts, c.k,
-        c.format.block_size);
-    if (error != cudaSuccess) return answer(error, "experts_gate_up");
-    error = ERNIE_LAUNCH((experts_down<T, bits, groups>), ceil_div(c.hidden, 16), 32 * down_warps,
-                         sizeof(DownShared<groups>), stream, products, c.indices, c.down,
-                         static_cast<const __half*>(c.down_scales), static_cast<T*>(c.y), c.faults, c.tokens, c.hidden,
-                         c.width, c.experts, c.k, c.format.block_size);
-    return answer(error, "experts_down");
+    return with_whole<bits>(c.format, [&](auto whole) {
+        cudaError_t error = ERNIE_LAUNCH(
+            (experts_gate_up<T, bits, groups, whole()>), dim3(ceil_div(c.width, 8), c.tokens * c.k),
+            32 * gate_up_warps, sizeof(GateUpShared<groups>), stream, static_cast<const T*>(c.x), c.indices,
+            static_cast<const T*>(c.scores), c.gate_up, static_cast<const __half*>(c.gate_up_scales), products,
+            c.tokens, c.hidden, c.width, c.experts, c.k, c.format.block_size);
+        if (error != cudaSuccess) return answer(error, "experts_gate_up");
+        error = ERNIE_LAUNCH((experts_down<T, bits, groups, whole()>), ceil_div(c.hidden, 16), 32 * down_warps,
+                             sizeof(DownShared<groups>), stream, products, c.indices, c.down,
+                             static_cast<const __half*>(c.down_scales), static_cast<T*>(c.y), c.faults, c.tokens,
+                             c.hidden, c.width, c.experts, c.k, c.format.block_size);
+        return answer(error, "experts_down");
+    });
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ struct Shared {
 };
 
 /// A block takes 16 rows, its warps share K; there are at most 8·groups tokens.
-template <class T, int bits, int groups>
+template <class T, int bits, int groups, bool whole>
 __global__ void __launch_bounds__(32 * warps, 2)
     linear_decode_tile(const T* __restrict__ x, const std::uint8_t* __restrict__ weight, const __half* __restrict__ scales,
                   T* __restrict__ y, int tokens, int n, int k, int block_size) {
@@ -36,13 +36,8 @@ __global__ void __launch_bounds__(32 * warps, 2)
         const int token = 8 * c + lane / 4;
         mine.x[c] = token < tokens ? x + std::int64_t{token} * k : nullptr;
     }
-    const int chunks = (k + Chunk<bits>::k - 1) / Chunk<bits>::k;
     float sum[groups][4] = {};
-    accumulate<T, bits>(sum, shared.rings, chunks, k, block_size, [&](int item) {
-        Operands<T, groups> at = mine;
-        at.chunk = item;
-        return at;
-    });
+    accumulate<T, bits, whole>(sum, shared.rings, 1, k, block_size, [&](int) { return mine; });
     float total[4];
     if (!add_warps(shared.sums, sum, total)) return;
 #pragma unroll
@@ -55,10 +50,12 @@ __global__ void __launch_bounds__(32 * warps, 2)
 
 template <class T, int bits, int groups>
 Problem launch_tile(const Linear& c, cudaStream_t stream) {
-    const cudaError_t error =
-        ERNIE_LAUNCH((linear_decode_tile<T, bits, groups>), ceil_div(c.n, 16), 32 * warps, sizeof(Shared<groups>),
-                     stream, static_cast<const T*>(c.x), c.weight, static_cast<const __half*>(c.scales),
-                     static_cast<T*>(c.y), c.tokens, c.n, c.k, c.format.block_size);
+    const cudaError_t error = with_whole<bits>(c.format, [&](auto whole) {
+        return ERNIE_LAUNCH((linear_decode_tile<T, bits, groups, whole()>), ceil_div(c.n, 16), 32 * warps,
+                            sizeof(Shared<groups>), stream, static_cast<const T*>(c.x), c.weight,
+                            static_cast<const __half*>(c.scales), static_cast<T*>(c.y), c.tokens, c.n, c.k,
+                            c.format.block_size);
+    });
     return answer(error, "linear_decode_tile");
 }
 

@@ -5,7 +5,8 @@
 namespace ernie {
 namespace {
 
-constexpr int warps = 8;  // of a block of router_logits: an expert each
+constexpr int warps = 8;  // of a block
+constexpr int few_tokens = 16;
 constexpr int group = 8;  // tokens that share one reading of the router's rows
 constexpr int most_experts = 256;
 constexpr int most_chosen = 16;
@@ -19,18 +20,24 @@ __device__ __forceinline__ float4 load_four(const T* at) {
     return make_float4(low.x, low.y, high.x, high.y);
 }
 
-/// logits [T,E] = x · weightᵀ: a warp takes one expert and `group` tokens, its lanes share H.
-template <class T>
+/// What each warp has summed of its part of H.
+struct LogitsShared {
+    float of[warps][group];
+};
+
+/// logits [T,E] = x · weightᵀ: `split` warps take one expert and `group` tokens; their lanes share H.  Of few tokens
+/// the time is that of reads which wait for one another, so all warps of a block share one expert.
+template <class T, int split>
 __global__ void __launch_bounds__(32 * warps)
     router_logits(const T* __restrict__ x, const float* __restrict__ weight, float* __restrict__ logits, int tokens,
                   int hidden, int experts) {
-    const int lane = threadIdx.x % 32;
-    const int expert = blockIdx.x * warps + threadIdx.x / 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % split;
+    const int expert = blockIdx.x * (warps / split) + warp / split;
     const int first = blockIdx.y * group;
-    if (expert >= experts) return;
+    if (expert >= experts) return;  // with one expert a block: never
     const float* row = weight + std::int64_t{expert} * hidden;
     float sum[group] = {};
-    for (int h = 4 * lane; h < hidden; h += 128) {
+    for (int h = 128 * part + 4 * lane; h < hidden; h += 128 * split) {
         const float4 w = *reinterpret_cast<const float4*>(row + h);
 #pragma unroll
         for (int i = 0; i < group; ++i) {
@@ -43,7 +50,23 @@ __global__ void __launch_bounds__(32 * warps)
     for (int i = 0; i < group; ++i) {
 #pragma unroll
         for (int step = 16; step > 0; step /= 2) sum[i] += __shfl_xor_sync(all_lanes, sum[i], step);
-        if (lane == 0 && first + i < tokens) logits[std::int64_t{first + i} * experts + expert] = sum[i];
+        if constexpr (split == 1) {
+            if (lane == 0 && first + i < tokens) logits[std::int64_t{first + i} * experts + expert] = sum[i];
+        }
+    }
+    if constexpr (split > 1) {
+        static_assert(split == warps);
+        ERNIE_SHARED(LogitsShared, shared);
+#pragma unroll
+        for (int i = 0; i < group; ++i)
+            if (lane == 0) shared.of[warp][i] = sum[i];
+        __syncthreads();
+        const int token = first + static_cast<int>(threadIdx.x);
+        if (threadIdx.x >= group || token >= tokens) return;
+        float total = 0;
+#pragma unroll
+        for (int w = 0; w < warps; ++w) total += shared.of[w][threadIdx.x];
+        logits[std::int64_t{token} * experts + expert] = total;
     }
 }
 
@@ -120,6 +143,13 @@ __global__ void __launch_bounds__(32 * warps)
     }
 }
 
+template <class T, int split>
+cudaError_t launch_logits(const Routing& c, cudaStream_t stream) {
+    return ERNIE_LAUNCH((router_logits<T, split>), dim3(ceil_div(c.experts, warps / split), ceil_div(c.tokens, group)),
+                        32 * warps, split > 1 ? sizeof(LogitsShared) : 0, stream, static_cast<const T*>(c.x),
+                        c.weight, static_cast<float*>(c.workspace), c.tokens, c.hidden, c.experts);
+}
+
 Problem check(const Routing& c) {
     if (c.tokens < 0) return problem("tokens is %d", c.tokens);
     if (c.hidden <= 0 || c.hidden % 8) return problem("hidden is %d; it must be a multiple of 8", c.hidden);
@@ -128,6 +158,7 @@ Problem check(const Routing& c) {
     if (c.k <= 0 || c.k > most_chosen || c.k > c.experts)
         return problem("k is %d; it must be 1 to %d, and at most the %d experts", c.k, most_chosen, c.experts);
     if (!aligned(c.x) || !aligned(c.weight)) return "hidden and weight must start at a multiple of 16 bytes";
+    if (!aligned(c.bias, 4) || !aligned(c.workspace, 4)) return "bias and workspace must start at a multiple of 4 bytes";
     if (c.workspace_bytes < workspace(c))
         return problem("the workspace has %llu bytes; routing needs %llu",
                        static_cast<unsigned long long>(c.workspace_bytes),
@@ -146,13 +177,12 @@ Problem launch(const Routing& c, cudaStream_t stream) {
     if (c.tokens == 0) return {};
     return with_type(c.type, [&](auto type) -> Problem {
         using T = decltype(type);
-        float* logits = static_cast<float*>(c.workspace);
-        const dim3 grid(ceil_div(c.experts, warps), ceil_div(c.tokens, group));
-        cudaError_t error = ERNIE_LAUNCH(router_logits<T>, grid, 32 * warps, 0, stream, static_cast<const T*>(c.x),
-                                         c.weight, logits, c.tokens, c.hidden, c.experts);
+        cudaError_t error =
+            c.tokens <= few_tokens ? launch_logits<T, warps>(c, stream) : launch_logits<T, 1>(c, stream);
         if (error != cudaSuccess) return answer(error, "router_logits");
-        error = ERNIE_LAUNCH(choose_experts<T>, ceil_div(c.tokens, warps), 32 * warps, 0, stream, logits, c.bias,
-                             c.indices, static_cast<T*>(c.scores), c.tokens, c.experts, c.k, c.norm_min);
+        error = ERNIE_LAUNCH(choose_experts<T>, ceil_div(c.tokens, warps), 32 * warps, 0, stream,
+                             static_cast<const float*>(c.workspace), c.bias, c.indices, static_cast<T*>(c.scores),
+                             c.tokens, c.experts, c.k, c.norm_min);
         return answer(error, "choose_experts");
     });
 }

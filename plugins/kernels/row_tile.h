@@ -7,7 +7,10 @@
 // first exchange words, so that the same few mma belong to one block and its sum takes one scale.
 #pragma once
 
+#include <type_traits>
+
 #include "codes.h"
+#include "quantized.h"
 
 namespace ernie {
 
@@ -43,18 +46,20 @@ struct Chunk {
     }
 };
 
-/// A scale is copied with the four bytes it lies in: is it the second of them?
+/// A scale is copied with the four bytes it lies in: these, and whether it is the second of them.
+__device__ __forceinline__ const void* word_of(const __half* scale) {
+    return reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(scale) & ~std::uintptr_t{3});
+}
 __device__ __forceinline__ bool second_of_word(const __half* scale) {
-    return reinterpret_cast<std::uintptr_t>(scale) & 2;
+    return static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(scale)) & 2u;
 }
 
-/// The two rows of a lane and, for each group of 8 tokens, the activations of its own (null: none).
+/// The two rows of a lane in one matrix and, for each group of 8 tokens, the activations of its own (null: none).
 template <class T, int groups>
 struct Operands {
     const std::uint8_t* weights[2];
     const __half* scales[2];
     const T* x[groups];
-    int chunk;
 };
 
 /// What a warp has under way of its rows: each lane copies, waits for and reads its own bytes alone, so
@@ -67,65 +72,95 @@ struct Ring {
     } stages[depth];
 };
 
-/// The walk of a warp over items, each a chunk of 16 rows and its activations.  Source is a function
-/// item → Operands.
-template <class T, int bits, int groups, class Source>
+/// Where a warp is on its way through the chunks of one matrix after the other.
+template <class T, int groups>
+struct Cursor {
+    Operands<T, groups> of;
+    int matrix, chunk;
+};
+
+/// The walk of a warp over items, each a chunk of 16 rows and its activations; a matrix has `chunks` of them.
+/// Source is a function matrix → Operands.  whole: a chunk lies in one block of scales, so that what smaller blocks
+/// need, and the bounds of a chunk that is not all there, cost no instructions: on a GPU with much bandwidth for
+/// its clock they would be what takes the time.
+template <class T, int bits, int groups, bool whole, class Source>
 struct RowTile {
     using Order = Chunk<bits>;
     using Codes = Word<T, bits>;
+    using At = Cursor<T, groups>;
 
     Ring& ring;
     const Source& operands;
-    const int begin, end, k_total, block_size;
+    const int chunks, begin, end, k_total, block_size;
     const int lane = threadIdx.x % 32, t = threadIdx.x % 4;
-    const int parts = Order::parts(block_size);
+    const int parts = whole ? 1 : Order::parts(block_size), blocks = k_total / block_size;
 
-    __device__ __forceinline__ Ring::Stage& stage(int item) const { return ring.stages[(item - begin) % Ring::depth]; }
-
-    /// The block whose scale this lane holds for the four lanes of its rows.
-    __device__ __forceinline__ int block(int chunk) const {
-        return min(chunk * Order::k / block_size + min(t, parts - 1), k_total / block_size - 1);
+    __device__ __forceinline__ Ring::Stage& stage(int item) const {
+        return ring.stages[static_cast<unsigned>(item - begin) % Ring::depth];
     }
 
-    __device__ __forceinline__ void load(int item) const {
+    /// The block whose scale this lane holds: for itself or, of parts, for the four lanes of its rows.
+    __device__ __forceinline__ int block(int chunk) const {
+        if constexpr (whole) return chunk >> (block_size > Order::k);  // of one chunk or of two
+        return min(chunk * parts + min(t, parts - 1), blocks - 1);
+    }
+
+    __device__ __forceinline__ void advance(At& at, int item) const {
+        if (++at.chunk < chunks) return;
+        at.chunk = 0;
+        if (item + 1 < end) at.of = operands(++at.matrix);
+    }
+
+    __device__ __forceinline__ void load(At& at, int item) const {
         if (item < end) {
-            const Operands<T, groups> from = operands(item);
-            const int k = from.chunk * Order::k + t * (Order::k / 4);
-            const int at = block(from.chunk);
-            const bool there = k < k_total;
+            const int k = at.chunk * Order::k + t * (Order::k / 4);
+            const int of_row = block(at.chunk);
+            const bool there = whole || k < k_total;
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-                ptx::copy_weights(&stage(item).words[r][lane], from.weights[r] + (there ? k * bits / 8 : 0), there);
-                const __half* scale = from.scales[r] + at;
+                ptx::copy_weights(&stage(item).words[r][lane], at.of.weights[r] + (there ? k * bits / 8 : 0), there);
+                const __half* scale = at.of.scales[r] + of_row;
                 const bool second = second_of_word(scale);
                 // Never past the row's last scale: it may be the last of all.
-                ptx::copy_async_4(&stage(item).scales[r][lane], scale - second,
-                                  second || at + 1 < k_total / block_size ? 4 : 2);
+                ptx::copy_async_4(&stage(item).scales[r][lane], word_of(scale),
+                                  second || of_row + 1 < blocks ? 4 : 2);
             }
+            advance(at, item);
         }
         ptx::copy_commit();
     }
 
-    __device__ __forceinline__ float scale(int item, const Operands<T, groups>& from, int r) const {
+    __device__ __forceinline__ float scale(int item, const At& at, int r) const {
         const unsigned both = stage(item).scales[r][lane];
         const float2 pair = widen(as_pair<__half2>(both));
-        return second_of_word(from.scales[r] + block(from.chunk)) ? pair.y : pair.x;
+        return second_of_word(at.of.scales[r] + block(at.chunk)) ? pair.y : pair.x;
     }
 
-    __device__ __forceinline__ void multiply(float (&part)[groups][4], unsigned low, unsigned high,
-                                             const Operands<T, groups>& from, int i) const {
+    /// The activations of the words of this lane's share of a chunk; zeros where there is no token or no chunk.
+    __device__ __forceinline__ void read_x(unsigned (&x)[groups][4][Codes::pairs], const At& at) const {
+#pragma unroll
+        for (int c = 0; c < groups; ++c) {
+            if (at.of.x[c] == nullptr) continue;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int k = at.chunk * Order::k + Order::word(parts, t, i) * Codes::codes;
+                if (whole || k < k_total) Codes::activations(at.of.x[c] + k, x[c][i]);
+            }
+        }
+    }
+
+    /// part[c] += a word of the two rows · its activations.
+    static __device__ __forceinline__ void multiply(float (&part)[groups][4], unsigned low, unsigned high,
+                                                    const unsigned (&x)[groups][4][Codes::pairs], int i) {
         unsigned a[2][Codes::pairs];
         Codes::weights(low, a[0]);
         Codes::weights(high, a[1]);
-        const int k = from.chunk * Order::k + Order::word(parts, t, i) * Codes::codes;
 #pragma unroll
-        for (int c = 0; c < groups; ++c) {
-            unsigned b[Codes::pairs] = {};
-            if (from.x[c] != nullptr && k < k_total) Codes::activations(from.x[c] + k, b);
+        for (int c = 0; c < groups; ++c)
 #pragma unroll
             for (int m = 0; m < Codes::pairs; m += 2)
-                ptx::mma<Number<T>::bfloat>(part[c], {a[0][m], a[1][m], a[0][m + 1], a[1][m + 1]}, {b[m], b[m + 1]});
-        }
+                ptx::mma<Number<T>::bfloat>(part[c], {a[0][m], a[1][m], a[0][m + 1], a[1][m + 1]},
+                                            {x[c][i][m], x[c][i][m + 1]});
     }
 
     /// sum += scale · part, and part starts anew.
@@ -141,41 +176,64 @@ struct RowTile {
         }
     }
 
-    /// sum[c] += rows · tokens, over all items.
-    __device__ __forceinline__ void run(float (&sum)[groups][4]) const {
-        for (int i = 0; i < Ring::depth; ++i) load(begin + i);
-#pragma unroll 1
-        for (int item = begin; item < end; ++item) {
-            const Operands<T, groups> from = operands(item);
-            ptx::copy_wait<Ring::depth - 1>();
-            uint4 low = stage(item).words[0][lane], high = stage(item).words[1][lane];
-            const float low_scale = scale(item, from, 0), high_scale = scale(item, from, 1);
-            load(item + Ring::depth);
-            Order::exchange(low, parts, t);
-            Order::exchange(high, parts, t);
-            const unsigned lows[4] = {low.x, low.y, low.z, low.w}, highs[4] = {high.x, high.y, high.z, high.w};
-            float part[groups][4] = {};
+    /// sum[c] += the 16 rows · tokens of a chunk.
+    __device__ __forceinline__ void add_chunk(float (&sum)[groups][4], const unsigned (&lows)[4],
+                                              const unsigned (&highs)[4], float low_scale, float high_scale,
+                                              const At& at) const {
+        float part[groups][4] = {};
+        unsigned x[groups][4][Codes::pairs] = {};
+        read_x(x, at);
+        if constexpr (whole) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) multiply(part, lows[i], highs[i], x, i);
+            finish(sum, part, low_scale, high_scale);
+        } else {
             const int words = 4 / parts;  // of a block
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                multiply(part, lows[i], highs[i], from, i);
+                multiply(part, lows[i], highs[i], x, i);
                 if ((i + 1) % words != 0) continue;
                 finish(sum, part, __shfl_sync(all_lanes, low_scale, i / words, 4),
                        __shfl_sync(all_lanes, high_scale, i / words, 4));
             }
         }
+    }
+
+    /// sum[c] += rows · tokens, over all items.
+    __device__ __forceinline__ void run(float (&sum)[groups][4]) const {
+        if (begin == end) return;
+        At at{operands(begin / chunks), begin / chunks, begin % chunks}, ahead = at;
+        for (int i = 0; i < Ring::depth; ++i) load(ahead, begin + i);
+#pragma unroll 1
+        for (int item = begin; item < end; ++item) {
+            ptx::copy_wait<Ring::depth - 1>();
+            uint4 low = stage(item).words[0][lane], high = stage(item).words[1][lane];
+            const float low_scale = scale(item, at, 0), high_scale = scale(item, at, 1);
+            load(ahead, item + Ring::depth);
+            Order::exchange(low, parts, t);
+            Order::exchange(high, parts, t);
+            add_chunk(sum, {low.x, low.y, low.z, low.w}, {high.x, high.y, high.z, high.w}, low_scale, high_scale, at);
+            advance(at, item);
+        }
         ptx::copy_wait<0>();
     }
 };
 
-/// sum[c] += rows · tokens over this warp's share of `items`.
-template <class T, int bits, int groups, int warps, class Source>
-__device__ __forceinline__ void accumulate(float (&sum)[groups][4], Ring (&rings)[warps], int items, int k_total,
+/// sum[c] += rows · tokens over this warp's share of the chunks of `matrices`.
+template <class T, int bits, bool whole, int groups, int warps, class Source>
+__device__ __forceinline__ void accumulate(float (&sum)[groups][4], Ring (&rings)[warps], int matrices, int k_total,
                                            int block_size, const Source& operands) {
-    const int warp = threadIdx.x / 32;
-    RowTile<T, bits, groups, Source>{rings[warp], operands,   items * warp / warps, items * (warp + 1) / warps,
-                                     k_total,     block_size}
+    const int warp = threadIdx.x / 32, chunks = (k_total + Chunk<bits>::k - 1) / Chunk<bits>::k;
+    const int items = matrices * chunks;
+    RowTile<T, bits, groups, whole, Source>{
+        rings[warp], operands, chunks, items * warp / warps, items * (warp + 1) / warps, k_total, block_size}
         .run(sum);
+}
+
+/// f with true where a chunk lies in one block of scales.
+template <int bits, class F>
+auto with_whole(const Format& format, F&& f) {
+    return format.block_size >= Chunk<bits>::k ? f(std::true_type{}) : f(std::false_type{});
 }
 
 /// The sums of all warps of a block, in shared memory.

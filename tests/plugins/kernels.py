@@ -33,6 +33,7 @@ def routing(
     *,
     schedule: Schedule = AS_THEY_COME,
     flavour: str = "address",
+    instead: Field | None = None,
     spare: int = 0,
 ) -> Answer:
     """x [T,H], weight [E,H], bias [E] → indices, scores [T,k]; `spare` bytes more of workspace than needed."""
@@ -51,7 +52,7 @@ def routing(
         ("scores", "out", nans(shape, x.dtype)),
         ("workspace", "workspace", spare),
     ]
-    return call("ernie_moe_routing", fields, schedule, flavour)
+    return call("ernie_moe_routing", fields, schedule, flavour, instead=instead)
 
 
 def linear(

@@ -301,7 +301,12 @@ def test_refuses_heads_that_do_not_divide() -> None:
             ("past_rows", "i32", 15),
             "past and present are one buffer, so they have the same rows, not 15 and 16",
         ),
+        (
+            ("heads", "i32", 2**30 + 2),
+            "1 tokens of 1073741826 heads are more than 1073741824 rows of queries",
+        ),
         (("query", "u64", 8), "query and cache must start at a multiple of 16 bytes"),
+        (("value", "u64", 2), "key, value and workspace must start at a multiple of 4 bytes"),
         (("cache_bits", "i32", 4), "cache_bits is 4; it must be 16 or 8"),
     ],
 )

@@ -157,3 +157,16 @@ def test_refuses(hidden: int, experts: int, k: int, spare: int, message: str) ->
     x, weight = np.ones((2, hidden), np.float16), np.ones((experts, hidden), np.float32)
     with pytest.raises(Refused, match=message):
         routing(x, weight, np.zeros(experts, np.float32), k, spare=spare)
+
+
+@pytest.mark.parametrize(
+    ("instead", "message"),
+    [
+        (("weight", "u64", 8), "hidden and weight must start at a multiple of 16 bytes"),
+        (("bias", "u64", 2), "bias and workspace must start at a multiple of 4 bytes"),
+    ],
+)
+def test_refuses_a_place(instead: tuple[str, str, Any], message: str) -> None:
+    x, weight = np.ones((2, 8), np.float16), np.ones((4, 8), np.float32)
+    with pytest.raises(Refused, match=message):
+        routing(x, weight, np.zeros(4, np.float32), 2, instead=instead)
