@@ -7,16 +7,17 @@ given another mask or another lane; and indices and bounds drawn at random are c
 sanitizers, which is quick, first the tests that see most of its file, then all that run it; with --sanitizers
 those that live are built with each sanitizer and run again.  Results stand in
 benchmarks/results/kernel_mutants.json, known by their text, so that a run goes on where another was, or where
-lines have moved.  --share 1/2 and 2/2 run beside one another, each with a --work of its own.
+lines have moved; a draw stands as long as its line does.  --share 1/2 and 2/2 run beside one another, each with a
+--work of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -28,6 +29,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.doc_table import markdown, with_table  # noqa: E402
+
+DOC = ROOT / "docs" / "kernels.md"
 RESULT = ROOT / "benchmarks" / "results" / "kernel_mutants.json"
 #: A source of kernels, the tests that run it, and which of them see most of it.
 TESTS = {
@@ -46,6 +52,12 @@ TESTS = {
     "codes.h": ("test_linear.py", "every_code"),
 }
 COMPILER = "the compiler"
+#: What "with" means: the tests of `make test-plugins`, on which libraries.
+COMMANDS = {
+    "plain": "pytest tests/plugins, the library without sanitizers in place of each: what a test compares is wrong, "
+    "or the emulation ends it",
+    "sanitizers": "pytest tests/plugins, on the libraries that `make test-plugins` builds",
+}
 #: What orders threads: pattern and its changes.  Each is tried at each place.
 ORDERING = {
     "barrier": [(r"__syncthreads\(\);", ";"), (r"__syncwarp\(\);", ";")],
@@ -121,16 +133,22 @@ def changes(kind: str, file: str, patterns: list[tuple[str, str]]) -> Iterator[M
                     yield Mutant(kind, file, number, line.strip(), after.strip())
 
 
-def mutants(randoms: int, seed: int) -> list[Mutant]:
+def mutants(randoms: int, seed: int, rows: list[dict[str, Any]]) -> list[Mutant]:
+    """All that change the order of threads, and of the others `randoms`: those in `rows` first."""
     ordering = [
         mutant
         for kind, patterns in ORDERING.items()
         for file in TESTS
         for mutant in changes(kind, file, patterns)
     ]
-    drawn = sorted({m for file in TESTS for m in changes("index or bound", file, RANDOM)}, key=repr)
-    random.Random(seed).shuffle(drawn)
-    return list(dict.fromkeys([*ordering, *drawn[:randoms]]))
+    known = set(numbered([Mutant(*(row[part] for part in FIELDS)) for row in rows]).values())
+    numbers = numbered(list({m for file in TESTS for m in changes("index or bound", file, RANDOM)}))
+
+    def place(mutant: Mutant) -> tuple[bool, str]:
+        number = numbers[mutant]
+        return number not in known, hashlib.sha256(f"{seed} {number}".encode()).hexdigest()
+
+    return list(dict.fromkeys([*ordering, *sorted(numbers, key=place)[:randoms]]))
 
 
 def plant(mutant: Mutant, work: Path) -> None:
@@ -197,27 +215,36 @@ def fate(mutant: Mutant, work: Path, sanitizers: bool) -> dict[str, str]:
     return {"found by": run_tests(also, folders, "not true_size"), "with": "sanitizers"}
 
 
+def stored(path: Path) -> list[dict[str, Any]]:
+    """A row a mutant: its FIELDS, "found by" (a test, or nothing) and "with" (of COMMANDS), and of those that live
+    "why"."""
+    return json.loads(path.read_text())["mutants"] if path.exists() else []  # type: ignore[no-any-return]
+
+
 class Results:
     """Rows in a file that several may add to; a mutant is known by its text and by which of its kind it is."""
 
     def __init__(self, path: Path, todo: list[Mutant]) -> None:
         self.path, self.numbers = path, numbered(todo)
+        self.lock = ROOT / "build" / "kernel_mutants.lock"
+        self.lock.parent.mkdir(exist_ok=True)
 
     def change(
         self, mutant: Mutant | None = None, row: dict[str, Any] | None = None
     ) -> dict[Mutant, dict[str, Any]]:
         """→ what is known; with a mutant its row is written."""
-        with self.path.with_suffix(".lock").open("w") as lock:
+        with self.lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            rows = json.loads(self.path.read_text()) if self.path.exists() else []
+            rows = stored(self.path)
             old = numbered([Mutant(*(row[part] for part in FIELDS)) for row in rows])
             by_number = {number: rows[i] for i, number in enumerate(old.values())} if rows else {}
             known = {m: by_number[n] for m, n in self.numbers.items() if n in by_number}
             if mutant is not None:
                 known[mutant] = row or {}
                 current = [{**known[m], **asdict(m)} for m in self.numbers if m in known]
-                text = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in current)
-                self.path.write_text(f"[\n{text}\n]\n")
+                text = ",\n".join("    " + json.dumps(row, ensure_ascii=False) for row in current)
+                commands = json.dumps(COMMANDS, indent=4, ensure_ascii=False)[:-1] + "  }"
+                self.path.write_text(f'{{\n  "commands": {commands},\n  "mutants": [\n{text}\n  ]\n}}\n')
         return known
 
 
@@ -233,6 +260,47 @@ def numbered(mutants: list[Mutant]) -> dict[Mutant, tuple[Any, ...]]:
         numbers[m] = (*text, seen[text])
         seen[text] += 1
     return numbers
+
+
+def documented(document: str, rows: list[dict[str, Any]]) -> str:
+    """The document with what was tried of each file, and what lives."""
+    counts: dict[str, Counter[str]] = {}
+    for row in rows:
+        kind = "indices" if row["kind"] == "index or bound" else "order"
+        fate = "refused" if row["found by"] == COMPILER else row["with"] if row["found by"] else "lives"
+        for file in (row["file"], "all"):
+            counts.setdefault(file, Counter())[f"{kind}: {fate}"] += 1
+    columns = [f"{kind}: {fate}" for kind in ("order", "indices") for fate in (*COMMANDS, "lives")]
+    order = [file for file in TESTS if file in counts] + ["all"]
+    table = markdown(
+        ["file", *columns], [[f"`{f}`" if f != "all" else f, *(counts[f][c] for c in columns)] for f in order]
+    )
+    lives = [
+        [f"`{r['file']}`", f"`{r['before']}`", f"`{r['after']}`", r.get("why", "")]
+        for r in rows
+        if not r["found by"]
+    ]
+    why = markdown(["file", "before", "after", "why it lives"], lives)
+    return with_table(document, "kernel_mutants.py", f"{table}\n\n{why}")
+
+
+def check_unchanged(work: Path) -> None:
+    """The kernels as they are pass all tests; said once for these sources."""
+    files = sorted({file for file, _ in TESTS.values()})
+    paths = [
+        *(ROOT / "plugins" / "kernels").iterdir(),
+        *(ROOT / "tests" / "plugins" / file for file in files),
+    ]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()
+    passed = work / "passed"
+    plant(Mutant("none", "", 0, "", ""), work)
+    if passed.exists() and passed.read_text() == digest:
+        return
+    print("The kernels as they are: all tests must pass", flush=True)
+    folder = built(work, "plain")
+    if folder is None or (test := run_tests(files, {"plain": folder}, "not true_size and not thread_races")):
+        sys.exit(f"{test if folder else 'the build'} fails without a change; mend that first")
+    passed.write_text(digest)
 
 
 def main() -> None:
@@ -251,14 +319,8 @@ def main() -> None:
         shutil.copytree(ROOT / "plugins", work / "plugins", copy_function=shutil.copy)
         shutil.copy(ROOT / "tests" / "plugins" / "faults.cu", work / "tests" / "plugins")
 
-    print("The kernels as they are: all tests must pass", flush=True)
-    plant(Mutant("none", "", 0, "", ""), work)
-    folder = built(work, "plain")
-    files = sorted({file for file, _ in TESTS.values()})
-    if folder is None or (test := run_tests(files, {"plain": folder}, "not true_size and not thread_races")):
-        sys.exit(f"{test if folder else 'the build'} fails without a change; mend that first")
-
-    todo = mutants(arguments.random, arguments.seed)
+    check_unchanged(work)
+    todo = mutants(arguments.random, arguments.seed, stored(arguments.output))
     results = Results(arguments.output, todo)
     known = results.change()
     lived = {m for m, row in known.items() if not row["found by"] and row["with"] != "sanitizers"}
@@ -270,6 +332,8 @@ def main() -> None:
         known = results.change(mutant, row)
         found = row["found by"] or "LIVES"
         print(f"{number}: {mutant.file}:{mutant.line} {mutant.after!r}: {found}", flush=True)
+    if arguments.output == RESULT:
+        DOC.write_text(documented(DOC.read_text(), stored(RESULT)))
     tried = [row for row in known.values() if row["found by"] != COMPILER]
     lives = [row for row in tried if not row["found by"]]
     print(

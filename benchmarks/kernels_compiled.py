@@ -1,10 +1,12 @@
 """What the compiler makes of the CUDA kernels, for each kernel and SM: registers, shared memory, stack,
-spills, the occupancy that follows, and which wide copies and tensor-core instructions the machine code has.
+spills, the occupancy that follows, which wide copies and tensor-core instructions the machine code has, and how
+many instructions its innermost loop.
 
     python benchmarks/kernels_compiled.py [--sm 87 …] [--output FILE]
 
-Needs nvcc, cuobjdump and nvdisasm (`make .venv/.plugins`) and no GPU.  Threads and shared memory of a launch
-are those of the real launch functions, run on the CPU by the emulation.
+Writes benchmarks/results/kernels_compiled.json and the table in docs/kernels.md.  Needs nvcc, cuobjdump and
+nvdisasm (`make .venv/.plugins`) and no GPU.  Threads and shared memory of a launch are those of the real launch
+functions, run on the CPU by the emulation.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.doc_table import markdown, with_table  # noqa: E402
+
+DOC = ROOT / "docs" / "kernels.md"
 KERNELS = ROOT / "plugins" / "kernels"
 RESULT = ROOT / "benchmarks" / "results" / "kernels_compiled.json"
 
@@ -64,6 +70,14 @@ def output_of(*command: str | Path) -> str:
     return done.stdout
 
 
+def nvcc_version() -> str:
+    from plugins.build import toolkit
+
+    release = re.search(r"V([\d.]+)", output_of(toolkit() / "bin" / "nvcc", "--version"))
+    assert release
+    return release[1]
+
+
 def short(mangled: str) -> str:
     """linear_decode<fp16, 4, 1>, or, of no template, experts_sort"""
     name = output_of("c++filt", mangled).partition("(anonymous namespace)::")[2]
@@ -72,8 +86,27 @@ def short(mangled: str) -> str:
     return name.replace("__half", "fp16").replace("__nv_bfloat16", "bf16")
 
 
+def loop_of_mma(text: str) -> int:
+    """Instructions of the shortest loop with a tensor-core instruction, as one kernel's code is written out: what a
+    chunk of weights or a few keys cost a warp.  0: none."""
+    labels: dict[str, int] = {}
+    code: list[str] = []
+    shortest = 0
+    for line in text.splitlines():
+        if label := re.match(r"\.(L_x_\d+):", line):
+            labels[label[1]] = len(code)
+        elif instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*);", line):
+            code.append(instruction[1])
+            back = re.search(r"\bBRA\b.*`\(\.(L_x_\d+)\)", instruction[1])
+            if back and back[1] in labels:
+                body = code[labels[back[1]] :]
+                if any("HMMA" in part for part in body) and not 0 < shortest <= len(body):
+                    shortest = len(body)
+    return shortest
+
+
 def compiled(source: Path, sm: str, folder: Path) -> dict[str, dict[str, int]]:
-    """kernel → registers, stack, and how many of each of INSTRUCTIONS."""
+    """kernel → registers, stack, how many of each of INSTRUCTIONS, and `loop`, see loop_of_mma."""
     from plugins.build import toolkit
 
     binaries = toolkit() / "bin"
@@ -87,6 +120,7 @@ def compiled(source: Path, sm: str, folder: Path) -> dict[str, dict[str, int]]:
         kernel = found[text.partition(":")[0]]
         for what, pattern in INSTRUCTIONS.items():
             kernel[what] = len(re.findall(pattern, text))
+        kernel["loop"] = loop_of_mma(text)
     return {short(mangled): kernel for mangled, kernel in found.items()}
 
 
@@ -183,11 +217,7 @@ def table(sms: list[str]) -> dict[str, Any]:
                 full["occupancy"] = occupancy(sm, row["registers"], threads, shared)
                 rows.setdefault(kernel, {})[sm] = full
             print(f"SM {sm}: {source.name}", file=sys.stderr, flush=True)
-    from plugins.build import toolkit
-
-    release = re.search(r"V([\d.]+)", output_of(toolkit() / "bin" / "nvcc", "--version"))
-    assert release
-    return {"nvcc": release[1], "sources": sources_digest(), "kernels": dict(sorted(rows.items()))}
+    return {"nvcc": nvcc_version(), "sources": sources_digest(), "kernels": dict(sorted(rows.items()))}
 
 
 def text_of(result: dict[str, Any]) -> str:
@@ -200,12 +230,39 @@ def text_of(result: dict[str, Any]) -> str:
     return "\n".join(["{", *lines, ",\n".join(kernels), "  }", "}", ""])
 
 
+def family(kernel: str) -> str:
+    """Without template arguments, but for how many tokens a tile of experts is."""
+    name = kernel.partition("<")[0]
+    if name in ("experts_gate_up_tile", "experts_down_tile"):
+        return f"`{name}`, {kernel.rstrip('>').split(', ')[-1]} tokens"
+    return f"`{name}`"
+
+
+def documented(document: str, result: dict[str, Any]) -> str:
+    """The document with a row for each kernel, over its types, formats and SMs."""
+    families: dict[str, list[dict[str, Any]]] = {}
+    for kernel, by_sm in result["kernels"].items():
+        families.setdefault(family(kernel), []).extend(by_sm.values())
+    lines = []
+    for name, rows in families.items():
+        registers = [row["registers"] for row in rows]
+        shared = max(row["shared"] for row in rows)
+        memory = f"to {shared / 1024:.1f} KiB" if shared >= 1024 else f"{shared} bytes" if shared else "–"
+        least = min(row["occupancy"] for row in rows)
+        lines.append([name, f"{min(registers)}–{max(registers)}", memory, f"{least:.2f}"])
+    table = markdown(["kernel", "registers", "dynamic shared memory", "least occupancy"], lines)
+    return with_table(document, "kernels_compiled.py", table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sm", nargs="+", choices=SMS, default=list(SMS))
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    arguments.output.write_text(text_of(table(arguments.sm)))
+    result = table(arguments.sm)
+    arguments.output.write_text(text_of(result))
+    if arguments.output == RESULT:
+        DOC.write_text(documented(DOC.read_text(), result))
     print(arguments.output)
 
 

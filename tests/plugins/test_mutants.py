@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from benchmarks.kernel_mutants import COMMANDS, COMPILER, RESULT, stored
 
-from benchmarks.kernel_mutants import COMPILER, RESULT
-
-ROWS = [row for row in json.loads(RESULT.read_text()) if row["found by"] != COMPILER]
+ALL = stored(RESULT)
+ROWS = [row for row in ALL if row["found by"] != COMPILER]
 
 
 def test_every_change_to_the_order_of_threads_was_found() -> None:
@@ -18,3 +17,7 @@ def test_of_those_drawn_at_random_nearly_all_were_found() -> None:
     lived = [row for row in drawn if not row["found by"]]
     assert len(drawn) >= 90 and len(lived) <= len(drawn) // 20
     assert all(row["with"] == "sanitizers" and row["why"] for row in lived)
+
+
+def test_each_says_by_what_it_was_found() -> None:
+    assert {row["with"] for row in ROWS} <= COMMANDS.keys()
