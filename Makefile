@@ -9,7 +9,8 @@ HEADERS := build/onnxruntime-headers
 NATIVE := ernie_export/engine/native
 DOCS := build/python-doc
 REGISTRY := build/docker-registry
-DEBIAN := g++ cmake ninja-build chromium fonts-inter fonts-dejavu-core openssh-client openssh-server openssl systemd
+CLEAN_ROOT := build/debian
+DEBIAN := g++ cmake ninja-build chromium debootstrap fonts-inter fonts-dejavu-core openssh-client openssh-server openssl systemd
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 PYTEST_FLAGS ?=
@@ -48,10 +49,12 @@ kernel-mutants: .venv/.dev .venv/.plugins ## changes to the kernels, each of whi
 kernel-coverage: .venv/.dev .venv/.plugins ## which lines of the kernels their tests run: all, by benchmarks/results/kernel_coverage.json
 	$(BIN)/python benchmarks/kernel_coverage.py
 
-lint: .venv/.dev ## ruff and mypy
+lint: .venv/.dev ## ruff and mypy, hadolint, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy ernie_export
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/shellcheck .ci/run docker/install.sh tests/graph/native/fetch_headers.sh
 
 SECONDS ?= 60
 fuzz: .venv/.fuzz ## fuzz every parser of foreign bytes, SECONDS=60 each
@@ -60,9 +63,10 @@ fuzz: .venv/.fuzz ## fuzz every parser of foreign bytes, SECONDS=60 each
 schemas: .venv/.cpu ## write docs/schemas anew
 	$(BIN)/python -m ernie_export.cli.schemas docs/schemas
 
-system-deps: $(HEADERS) $(REGISTRY) ## what the tests need of Debian: g++ and CMake, ONNX Runtime's C++ headers, a browser with fonts, a registry, ssh, systemd's checker
+system-deps: $(HEADERS) $(REGISTRY) ## what the tests need of Debian: compilers, ONNX Runtime's C++ headers, a browser, a registry, ssh, systemd's checker, a bare system
 	@missing=; for package in $(DEBIAN); do dpkg -s $$package > /dev/null 2>&1 || missing="$$missing $$package"; done; \
 	    [ -z "$$missing" ] || { apt-get -q update && apt-get -q install --yes --no-install-recommends $$missing; }
+	@$(MAKE) --no-print-directory $(CLEAN_ROOT)
 
 ernie-nano: .venv/.cpu $(DOCS) ## train the embedded checkpoint anew: about two hours on two cores
 	$(BIN)/python benchmarks/ernie_nano/train.py --text $(DOCS)/usr/share/doc/python3.11/html/_sources \
@@ -94,6 +98,12 @@ $(REGISTRY):
 	apt-get -q update
 	cd $@.partial && apt-get -q -o APT::Sandbox::User=root download docker-registry && dpkg -x docker-registry_*.deb .
 	rm $@.partial/*.deb && mv $@.partial $@
+
+# A Debian with nothing in it: where the tests install ernie-export as on a bare machine.
+$(CLEAN_ROOT):
+	rm -rf $@.partial
+	debootstrap --variant=minbase bookworm $@.partial > $@.log || { tail $@.log; exit 1; }
+	mv $@.partial $@
 
 # The text that ernie-nano learns: Debian 12's python3.11-doc, unpacked, not installed.
 $(DOCS):
