@@ -157,13 +157,13 @@ def cached_attention(
     k = rotate(key.unflatten(-1, (kv_num_heads, -1)), cos[position_ids], sin[position_ids])
     v = value.unflatten(-1, (kv_num_heads, -1))
     start = (seqlens_k.long() + 1 - new).clamp(min=0)
-    rows = start[:, None] + torch.arange(new)
+    rows = start[:, None] + torch.arange(new, device=query.device)
     pad = (0, 0, 0, length - past_key.shape[2])
     present_key, present_value = F.pad(past_key, pad), F.pad(past_value, pad)
     for b in range(batch):
         present_key[b, :, rows[b]] = k[b].transpose(0, 1)
         present_value[b, :, rows[b]] = v[b].transpose(0, 1)
-    mask = torch.arange(length) <= rows[..., None]
+    mask = torch.arange(length, device=query.device) <= rows[..., None]
     output = F.scaled_dot_product_attention(
         q.transpose(1, 2), present_key, present_value, mask[:, None], scale=scale, enable_gqa=True
     )

@@ -11,6 +11,7 @@ import torch
 
 from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.graph import weight_writer, weights
+from ernie_export.model import operators
 from ernie_export.model.ernie import Ernie
 from ernie_export.recipe import PartFormat, Parts, Recipe
 from ernie_export.reference.transformers_model import Reference
@@ -78,3 +79,16 @@ def test_quantized_model_runs_on_dequantized_weights(nano: Path, tmp_path: Path,
     ids = torch.arange(3, 20)[None]
     inputs = (ids, torch.ones_like(ids), torch.arange(17)[None], empty_cache(checkpoint, 1))
     torch.testing.assert_close(quantized(*inputs)[0], plain(*inputs)[0], atol=1e-4, rtol=0)
+
+
+def test_plain_attention_stays_on_the_device_of_its_inputs() -> None:
+    """On the meta device a tensor of the CPU's is refused, as on a GPU; so the body runs, not its shape rule."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    query, new, past, table = empty(2, 3, 128), empty(2, 3, 64), empty(2, 2, 5, 32), empty(64, 16)
+    where = (empty(2, 3, dtype=torch.int64), empty(2, dtype=torch.int32), torch.tensor(8))
+    given = (query, new, new, past, past, table, table, *where, 4, 2, 0.2)
+    output, *present = operators.cached_attention._init_fn(*given)
+    assert output.shape == query.shape and [kept.shape for kept in present] == [(2, 2, 8, 32)] * 2
