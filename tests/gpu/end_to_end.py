@@ -78,7 +78,7 @@ def run(kit: Kit) -> None:
 
 
 def nano(kit: Kit) -> list[str]:
-    tokens, answer = (36, 4) if kit.device.emulated else (400, 48)
+    tokens, answer = (24, 4) if kit.device.emulated else (400, 48)
     config, weights = ernie.nano_weights(512)
     subject = Subject(config, {n: w.to(kit.device.torch) for n, w in weights.items()}, 512, kit.device.torch)
     ids = torch.randint(3, config.vocab_size, (tokens,), generator=kit.generator(7), device=kit.device.torch)

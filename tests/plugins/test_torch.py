@@ -39,10 +39,14 @@ LIMITS = {(torch.float16, 16): 3e-3, (torch.bfloat16, 16): 2.5e-2, (torch.float1
 
 @pytest.fixture(scope="module")
 def library() -> Iterator[Library]:
+    """On one thread: between launches PyTorch has next to nothing to do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     loaded = Library(built("plain") / "libernie_kernels.so", CPU)
     register(loaded)
     yield loaded
     remove("cpu")
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
