@@ -3,7 +3,8 @@
 A trial is the model with one group of matrices quantized and dequantized, all else as published; its
 loss is the KL divergence of its next tokens from the published model's, the mean over the tokens of a
 text.  One decoder layer is in memory at a time: every trial begun in an earlier layer runs through it
-on hidden states of its own, so the checkpoint is read once for all trials together.
+on hidden states of its own, so the checkpoint is read once for all trials together.  Those states are
+kept in the cache folder behind every layer, so that a killed measurement goes on there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from ernie_export.plan.bits import Group, groups, is_one, options
 from ernie_export.quantize.formats import NotFinite, dequantize, quantize
 from ernie_export.recipe import PartFormat, Parts
 from ernie_export.reference.layers import LayeredReference, ReferenceHead, ReferenceLayer
+from ernie_export.trials import Reached, Trial, Unfinished
 from ernie_export.validate import environment
 from ernie_export.validate.metrics import compare_logits
 
@@ -67,22 +68,13 @@ class Sensitivity(BaseModel):
         return found
 
 
-@dataclass
-class Trial:
-    group: Group
-    form: PartFormat
-    hidden: Array
-    """[W,S,H]: where it has come to."""
-    with_head: bool = False
-    """Whether the head is quantized too, or alone."""
-
-
 def sensitivity(
     checkpoint: Checkpoint, parts: Parts, ids: Array, text: str, progress: Progress
 ) -> Sensitivity:
     """Every group that `parts` leaves to be chosen, in every format it may have, on tokens ids [W,S].
 
-    What was measured once of the same files, tokens and software is remembered in the cache folder.
+    What was measured once of the same files, tokens and software is remembered in the cache folder, and
+    how far a measurement has come.
 
     Raises:
         WorkError: a layer does not fit into memory, or transformers cannot run the checkpoint.
@@ -94,38 +86,28 @@ def sensitivity(
     kept = cache_folder() / "sensitivity" / f"{sha256(json.dumps(inputs).encode()).hexdigest()}.json"
     with suppress(OSError, ValidationError):
         return Sensitivity.model_validate_json(kept.read_bytes())
-    found = Sensitivity(text=text, tokens=ids.size, measured=list(measure(checkpoint, parts, ids, progress)))
+    unfinished = Unfinished(kept.with_suffix(".npz"))
+    measured = list(measure(checkpoint, parts, ids, progress, unfinished))
+    found = Sensitivity(text=text, tokens=ids.size, measured=measured)
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
         atomic.write(kept, found.model_dump_json().encode())
+    unfinished.end()
     return found
 
 
-def measure(checkpoint: Checkpoint, parts: Parts, ids: Array, progress: Progress) -> Iterator[Measured]:
+def measure(
+    checkpoint: Checkpoint, parts: Parts, ids: Array, progress: Progress, unfinished: Unfinished
+) -> Iterator[Measured]:
+    """The loss of every trial; it goes on where `unfinished` says, and tells it how far it has come."""
     reference = LayeredReference(checkpoint)
     asked = {group: options(parts.of(group.part)) for group in groups(checkpoint.config, parts)}
-    clean = reference.embed(ids)
-    trials = list(of_the_embedding(checkpoint, parts, ids, asked))
-    runs = sum(
-        (reference.num_layers - (group.layer or 0)) * len(forms)
-        for group, forms in asked.items()
-        if group.part != "head"
+    at = unfinished.read() or Reached(
+        0, reference.embed(ids), list(of_the_embedding(checkpoint, parts, ids, asked))
     )
-    with progress.step("Measure sensitivity", runs + reference.num_layers, "runs") as step:
-        for number in range(reference.num_layers):
-            with reference.layer(number) as layer:
-                for trial in trials:
-                    layer.run(trial.hidden, out=trial.hidden)
-                    step.advance()
-                for group, forms in asked.items():
-                    if group.layer == number:
-                        for form in forms:
-                            trials.append(Trial(group, form, run_quantized(layer, group, form, clean)))
-                            step.advance()
-                layer.run(clean, out=clean)
-                step.advance()
-    trials += [
-        Trial(group, form, clean, with_head=True)
+    run_through(reference, at, asked, progress, unfinished)
+    trials = at.trials + [
+        Trial(group, form, at.clean, with_head=True)
         for group, forms in asked.items()
         if group.part == "head"
         for form in forms
@@ -134,9 +116,40 @@ def measure(checkpoint: Checkpoint, parts: Parts, ids: Array, progress: Progress
         reference.head() as head,
         progress.step("Compare with what is published", len(trials), "trials") as step,
     ):
-        for one in compare(head, clean, trials, ids):
+        for one in compare(head, at.clean, trials, ids):
             step.advance()
             yield one
+
+
+def run_through(
+    reference: LayeredReference,
+    at: Reached,
+    asked: dict[Group, list[PartFormat]],
+    progress: Progress,
+    unfinished: Unfinished,
+) -> None:
+    """The layers that are left, `at` with them: every trial that was begun, and those that begin in each."""
+    runs = sum(
+        (reference.num_layers - max(group.layer or 0, at.layer)) * len(forms)
+        for group, forms in asked.items()
+        if group.part != "head"
+    )
+    left = range(at.layer, reference.num_layers)
+    with progress.step("Measure sensitivity", runs + len(left), "runs") as step:
+        for number in left:
+            with reference.layer(number) as layer:
+                for trial in at.trials:
+                    layer.run(trial.hidden, out=trial.hidden)
+                    step.advance()
+                for group, forms in asked.items():
+                    if group.layer == number:
+                        for form in forms:
+                            at.trials.append(Trial(group, form, run_quantized(layer, group, form, at.clean)))
+                            step.advance()
+                layer.run(at.clean, out=at.clean)
+                step.advance()
+            at.layer = number + 1
+            unfinished.write(at)
 
 
 def of_the_embedding(

@@ -30,6 +30,7 @@ ROAD = [
     {"reference"},
     {"calibrate"},
     {"validate"},
+    {"trials"},
     {"sensitivity"},
     {"bits"},
     {"bundle"},
