@@ -17,7 +17,7 @@ from ernie_export.checkpoint import fingerprints, synthetic
 from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.checkpoint.layout import EMBEDDING, HEAD
 from ernie_export.checkpoint.matching import match
-from ernie_export.checkpoint.safetensors import TensorFile, TensorInfo
+from ernie_export.checkpoint.safetensors import TensorFile, TensorInfo, changed
 from ernie_export.checkpoint.shards import INDEX, SINGLE, Shards, gather, locate
 from ernie_export.errors import UserError
 from ernie_export.progress import Progress
@@ -136,7 +136,7 @@ class Checkpoint:
         """UserError names a weight file that is no longer what was opened. Cheap: nothing is read."""
         for path, opened in self._stamps.items():
             if _stamp(path) != opened:
-                raise _changed(path)
+                raise changed(path)
 
     def fingerprint(self, progress: Progress) -> str:
         """Hex SHA-256 over name, type, shape and digest of every tensor and the bytes of config.json.
@@ -161,7 +161,7 @@ class Checkpoint:
         fingerprint = hashlib.sha256(json.dumps(rows).encode() + self._config_bytes()).hexdigest()
         self.require_unchanged()
         if self.identity() != self.opened_as:
-            raise _changed(self.path)
+            raise changed(self.path)
         if self._settled and not self._remembered:
             fingerprints.remember(self.opened_as, self.digests)
             self._remembered = True
@@ -183,10 +183,6 @@ class Checkpoint:
                 f"{self.path}: tie_word_embeddings is true, but {HEAD} differs from {EMBEDDING}",
                 "Set tie_word_embeddings to false in config.json if the head is its own",
             )
-
-
-def _changed(path: Path) -> UserError:
-    return UserError(f"{path} changed while it was read", "Let nothing write to it, and start again")
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import ml_dtypes
 import numpy as np
@@ -70,6 +71,7 @@ class TensorFile:
             raise _damaged(path, str(error)) from None
         self.path = path
         self.nbytes = len(self._map)
+        MAPPED.add(self)
         self.tensors = _read_header(self._map, path)
 
     def array(self, name: str) -> np.ndarray[Any, np.dtype[Any]]:
@@ -77,12 +79,27 @@ class TensorFile:
         info = self.tensors[name]
         return np.ndarray(info.shape, DTYPES[info.dtype], buffer=self._map, offset=info.offset)
 
+    def is_cut_short(self) -> bool:
+        """Whether the file has lost bytes since it was mapped: to read those ends the process (cli/bus_error.py)."""
+        try:
+            return self.path.stat().st_size < self.nbytes
+        except OSError:  # removed, which leaves the mapping what it is
+            return False
+
     def pieces(self, name: str) -> Iterator[memoryview]:
         """The tensor's bytes, PIECE at a time, where they lie."""
         info = self.tensors[name]
         view = memoryview(self._map)
         for start in range(info.offset, info.offset + info.nbytes, PIECE):
             yield view[start : min(start + PIECE, info.offset + info.nbytes)]
+
+
+MAPPED: WeakSet[TensorFile] = WeakSet()
+"""Those that this process holds."""
+
+
+def changed(path: Path) -> UserError:
+    return UserError(f"{path} changed while it was read", "Let nothing write to it, and start again.")
 
 
 def _check(path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from ernie_export.cli.bus_error import tell_of_bus_errors
 from ernie_export.cli.failures import told
 
 ANYWHERE = ("--quiet", "--debug")
@@ -19,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character shows another one; it does not end the program.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
+    tell_of_bus_errors()
     with told(debug="--debug" in arguments) as outcome:
         from ernie_export.cli.app import app
 
