@@ -35,7 +35,8 @@ from ernie_export.validate import environment
 RESULTS = Path(__file__).parent / "results" / "build_memory.json"
 CONTEXT = 4096
 SAMPLED = 0.005  # seconds
-BUILD = """
+#: How the programs below begin: a Progress that prints of each step what it took.
+TOLD = """
 import json, sys, time
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,10 @@ class Told:
 checkpoint, partial = Checkpoint.open(Path(sys.argv[1])), Path(sys.argv[2])
 partial.mkdir()
 work, target = pipeline.Work(partial, Told()), Target.find("cpu")
+"""
+BUILD = (
+    TOLD
+    + """
 recipe = Recipe.find("int4").model_copy(update={"context": int(sys.argv[3])})
 pipeline.prepare(work, checkpoint, recipe.parts, recipe.context, print)
 pipeline.write_graph(work, checkpoint, recipe, target)
@@ -64,6 +69,7 @@ pipeline.write_weights(work, checkpoint, recipe)
 pipeline.write_texts(work, checkpoint, recipe, target)
 checkpoint.fingerprint(Told())
 """
+)
 GENAI = """
 import runpy, sys
 source, target = sys.argv[1:]

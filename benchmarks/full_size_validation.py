@@ -5,7 +5,7 @@
 writes benchmarks/results/full_size_validation.json and prints its table; what that holds of other depths
 and recipes stays. For each number of layers a synthetic checkpoint is made, built, and validated in a
 process of its own, twice: the second time with what the reference computed kept from the first. The
-anonymous memory (RssAnon of /proc/self/status) is sampled every 20 ms by stage. 28 layers need 65 GB of
+anonymous memory (RssAnon of /proc/self/status) is sampled by stage. 28 layers need 65 GB of
 disk; what is there already in --work is used again. Nothing about quality is claimed: the weights are
 random. But that nothing is wrong is known of them too, so the recipe's gates must pass.
 """
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from plan_memory import build
+from plan_memory import WATCHED, build
 
 from ernie_export.checkpoint import synthetic
 from ernie_export.checkpoint.checkpoint import Checkpoint
@@ -35,21 +35,10 @@ LIMIT = 10 << 30
 BASE, LAYER = 3 << 30, 2.2e9
 """Bytes of disk: embedding and what is kept once, and of each layer its checkpoint, its build and its recording."""
 CONTEXT = 4096
-VALIDATE = """
-import json, sys, threading, time
-from contextlib import contextmanager
-from pathlib import Path
-from ernie_export.recipe import Recipe
+VALIDATE = (
+    WATCHED
+    + """
 from ernie_export.validate import findings, run
-
-highest, stage = {}, "open"
-
-def watch():
-    while True:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        anonymous = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-        highest[stage] = max(highest.get(stage, 0), anonymous)
-        time.sleep(0.02)
 
 class Stages:
     @contextmanager
@@ -70,7 +59,6 @@ def noted(self, name):
     print(f"    {name}: {self.timings[name]:.0f} s so far", file=sys.stderr, flush=True)
 
 findings.Findings.timed = noted
-threading.Thread(target=watch, daemon=True).start()
 bundle, checkpoint, keep = map(Path, sys.argv[1:])
 recipe = Recipe.read(bundle / "recipe.toml")
 begun = time.perf_counter()
@@ -89,6 +77,7 @@ print(json.dumps({
     "tokens": report.inputs.tokens,
 }))
 """
+)
 
 
 def measure(layers: int, recipe: Recipe, work: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@
 
 The weight files of a synthetic checkpoint are made by the recipe int4-gptq, on as many tokens as it asks
 for.  The tokens are random, so this says nothing of quality.  A process of its own makes them; its RssAnon is
-sampled, which mapped files do not count to.  Results: benchmarks/results/gptq_memory.json.
+sampled, which mapped files do not count to, and stands beside what `plan` says of it.  Results:
+benchmarks/results/gptq_memory.json.
 """
 
 from __future__ import annotations
@@ -19,37 +20,23 @@ import build_memory
 
 from ernie_export.calibrate.record import CalibrationRecord
 from ernie_export.checkpoint import synthetic
+from ernie_export.plan.building import building
+from ernie_export.plan.memory import memory
+from ernie_export.plan.setting import Setting
 from ernie_export.progress import Silent
 from ernie_export.readable import size
 from ernie_export.recipe import Recipe
+from ernie_export.target import Target
 from ernie_export.validate import environment
 
 RESULTS = Path(__file__).parent / "results" / "gptq_memory.json"
 ALLOWED = 10 << 30
-CALIBRATE = """
-import json, sys, time
-from contextlib import contextmanager
-from pathlib import Path
+CALIBRATE = (
+    build_memory.TOLD
+    + """
 import numpy as np
-from ernie_export import pipeline
-from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.generate.windows import Windows
-from ernie_export.recipe import Recipe
-from ernie_export.target import Target
 
-class Told:
-    @contextmanager
-    def step(self, title, total=None, unit=""):
-        begun = time.perf_counter(), time.process_time()
-        yield self
-        took = time.perf_counter() - begun[0], time.process_time() - begun[1]
-        print(json.dumps([title, *took, total]), flush=True)
-    def advance(self, amount=1):
-        pass
-
-checkpoint, partial = Checkpoint.open(Path(sys.argv[1])), Path(sys.argv[2])
-partial.mkdir()
-work, target = pipeline.Work(partial, Told()), Target.find("cpu")
 recipe = Recipe.find("int4-gptq").model_copy(update={"context": int(sys.argv[3])})
 settings = recipe.calibration
 shape = settings.tokens // settings.window, settings.window
@@ -57,6 +44,7 @@ text = Windows(np.random.default_rng(0).integers(0, checkpoint.config.vocab_size
 pipeline.write_graph(work, checkpoint, recipe, target)
 pipeline.make_weights(work, checkpoint, recipe, text)
 """
+)
 
 
 def main() -> None:
@@ -83,12 +71,14 @@ def main() -> None:
         assert record
     experts = [tensor for tensor in record.tensors if ".experts." in tensor.name]
     calibrate = next(stage for stage in found["stages"] if stage["title"] == "Calibrate")
-    recipe = Recipe.find("int4-gptq").calibration
+    planned, recipe = plan_of(given.layers), Recipe.find("int4-gptq").calibration
     assert recipe
     result = {
         "layers": given.layers,
         "tokens": recipe.tokens,
         "peak": found["peak"],
+        "planned": planned,
+        "ratio": planned / found["peak"],
         "seconds_a_layer": calibrate["seconds"] / given.layers,
         "fewest_tokens_of_an_expert": min(tensor.tokens for tensor in experts),
         "experts_rounded_to_nearest": sum(len(tensor.rounded) for tensor in experts) // 2,
@@ -98,8 +88,21 @@ def main() -> None:
     }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     print(
-        f"{size(found['peak'])} at the most, {size(ALLOWED)} are allowed; {result['seconds_a_layer']:.0f} s a layer"
+        f"{size(found['peak'])} at the most, {size(planned)} planned, {size(ALLOWED)} are allowed; "
+        f"{result['seconds_a_layer']:.0f} s a layer"
     )
+    if found["peak"] > ALLOWED:
+        raise SystemExit("that is too much")
+
+
+def plan_of(layers: int) -> int:
+    """What `plan` says of the calibration."""
+    config, recipe = build_memory.of_depth(layers), Recipe.find("int4-gptq")
+    setting = Setting(parts=recipe.parts, context=build_memory.CONTEXT, batch=1, prompt=512)
+    engine = memory(config, Target.find("cpu"), setting)
+    planned = building(config, engine, 0, recipe.calibration).calibration
+    assert planned
+    return planned
 
 
 if __name__ == "__main__":

@@ -61,40 +61,50 @@ for _ in range(decoded):
     fed = session.feed([[5]] * batch)
 print(json.dumps({"opening": opening, "running": highest()}))
 """
-BUILD = """
+#: How the programs below begin: `highest` is the anonymous memory of this process, sampled, by what `stage` says.
+WATCHED = """
 import json, sys, threading, time
 from contextlib import contextmanager
 from pathlib import Path
-from ernie_export import pipeline
+from ernie_export.bench.memory import held
 from ernie_export.recipe import Recipe
 from ernie_export.target import Target
 
-highest, stage = {}, "trace"
-STAGES = {"Trace the graph": "trace", "Quantize and write": "weights"}
+highest, stage = {}, "open"
 
 def watch():
     while True:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        anonymous = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-        highest[stage] = max(highest.get(stage, 0), anonymous)
+        highest[stage] = max(highest.get(stage, 0), held().anonymous)
         time.sleep(0.005)
+
+threading.Thread(target=watch, daemon=True).start()
+"""
+BUILD = (
+    WATCHED
+    + """
+from ernie_export import pipeline
+
+stage = "trace"
+STAGES = {"Trace the graph": "trace", "Calibrate": "calibration", "Quantize and write": "weights"}
 
 class Stages:
     @contextmanager
     def step(self, title, total=None, unit=""):
         global stage
-        stage = STAGES.get(title, "validation")
+        if not (stage == "calibration" and title == "Quantize and write"):
+            stage = STAGES.get(title, "validation")
         yield self
         if stage == "weights":
             stage = "validation"  # whatever it loads before it tells of its first step
     def advance(self, amount=1):
         pass
 
-threading.Thread(target=watch, daemon=True).start()
+highest.pop("open")
 recipe = Recipe.find(sys.argv[2]).model_copy(update={"gates": {}, "context": int(sys.argv[3])})
 pipeline.build(Path(sys.argv[1]), Target.find("cpu"), recipe, Path(sys.argv[4]), progress=Stages())
 print(json.dumps(highest))
 """
+)
 
 
 def synthesize(folder: Path, layers: int) -> Path:
@@ -150,7 +160,8 @@ def compare_build(checkpoint: Path, recipe: Recipe, output: Path) -> list[dict[s
     """Each stage of a whole build, as planned and as measured."""
     setting = Setting(parts=recipe.parts, context=CONTEXT, batch=1, prompt=512)
     config = Checkpoint.open(checkpoint).config
-    planned = building(config, memory(config, Target.find("cpu"), setting), 0).model_dump()
+    engine = memory(config, Target.find("cpu"), setting)
+    planned = building(config, engine, 0, recipe.calibration).model_dump()
     measured = run(BUILD, checkpoint, recipe.name, CONTEXT, output)
     return [
         {
