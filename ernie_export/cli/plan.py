@@ -121,6 +121,7 @@ def _rows(made: Plan) -> list[tuple[str, object]]:
     ]
     rows += [(f"decode, batch {each.batch}", _speed(each)) for each in made.traffic]
     stages = f"trace {size(building.trace)}, weights {size(building.weights)}, "
+    stages += f"calibration {size(building.calibration)}, " if building.calibration else ""
     stages += f"validation {size(building.validation)}"
     return [*rows, ("build", f"{size(building.peak)} of memory ({stages}), {size(building.disk)} of disk")]
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.plan import machine, validating
+from ernie_export.plan.calibrating import calibrating
 from ernie_export.plan.measured import BF16, PIECES, TRACE, TRACE_LAYER, WRITER
 from ernie_export.plan.memory import Memory
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
+    from ernie_export.recipe import Calibration
 
 
 class Building(BaseModel):
@@ -22,6 +24,9 @@ class Building(BaseModel):
 
     trace: int
     weights: int
+    """Of the matrices that are rounded to nearest."""
+    calibration: int | None = None
+    """Of those that are rounded for a text; None: the recipe does not calibrate."""
     validation: int
     """With the engine whole, or layer by layer where this machine has too little memory free for that."""
     peak: int
@@ -29,16 +34,28 @@ class Building(BaseModel):
     """Of the weight files."""
 
 
-def building(config: ErnieConfig, engine: Memory, disk: int, threads: int | None = None) -> Building:
+def building(
+    config: ErnieConfig,
+    engine: Memory,
+    disk: int,
+    calibration: Calibration | None = None,
+    threads: int | None = None,
+) -> Building:
     """`engine`: what is built, while it is validated; `threads` of the weight writer, None for every core."""
     trace = TRACE + TRACE_LAYER * config.num_hidden_layers
     threads = threads or len(os.sched_getaffinity(0))
     # Of an expert, gate and up are copied to interleave their rows; all else is read where it is mapped.
     pair = 2 * config.moe_intermediate_size * config.hidden_size * BF16
     weights = trace + WRITER + threads * (PIECES + pair)
+    calibrates = trace - TRACE + calibrating(config, calibration, threads) if calibration else None
     whole = validating.whole(config, engine)
     way = whole if validating.fits_whole(whole, machine.memory()[1]) else validating.by_layer(config)
     validate = trace - TRACE + way
     return Building(
-        trace=trace, weights=weights, validation=validate, peak=max(trace, weights, validate), disk=disk
+        trace=trace,
+        weights=weights,
+        calibration=calibrates,
+        validation=validate,
+        peak=max(trace, weights, calibrates or 0, validate),
+        disk=disk,
     )

@@ -92,7 +92,7 @@ def plan(
         needed=need.peak,
         weight_files=files,
         memory=need,
-        building=building(config, need, sum(files.values())),
+        building=building(config, need, sum(files.values()), recipe.calibration),
         traffic=[
             traffic(config, target, setting.model_copy(update={"batch": rows}), bandwidth)
             for rows in sorted({1, setting.batch})

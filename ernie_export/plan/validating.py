@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ernie_export.checkpoint.layout import EMBEDDING, HEAD, layer_of, tensor_shapes
+from ernie_export.checkpoint.layout import EMBEDDING, HEAD, tensor_shapes
 from ernie_export.plan.measured import (
     COMPARED,
     COMPARED_AT_ONCE,
@@ -14,10 +14,8 @@ from ernie_export.plan.measured import (
     LOGITS,
     MARGIN,
     REFERENCE,
-    REFERENCE_AT_ONCE,
-    REFERENCE_HIDDEN,
-    REFERENCE_INNER,
 )
+from ernie_export.plan.reference import layer_bytes, running_bytes
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
@@ -41,17 +39,12 @@ def by_layer(config: ErnieConfig) -> int:
 
     The states between the layers stay, and they alone grow with the number of layers.
     """
-    sizes = [(name, math.prod(shape)) for name, shape in tensor_shapes(config).items()]
-    layers: dict[int | None, int] = {}
-    for name, size in sizes:
-        layers[layer_of(name)] = layers.get(layer_of(name), 0) + size
-    layers.pop(None)
-    head = max(size for name, size in sizes if name in (EMBEDDING, HEAD))
+    shapes = tensor_shapes(config)
+    head = max(math.prod(shape) for name, shape in shapes.items() if name in (EMBEDDING, HEAD))
     states = COMPARED * config.num_hidden_layers * COMPARED_AT_ONCE * config.hidden_size
-    inner = max(config.intermediate_size, config.shared_intermediate_size)
-    running = REFERENCE_AT_ONCE * (REFERENCE_INNER * inner + REFERENCE_HIDDEN * config.hidden_size)
     logits = LOGITS * COMPARED_AT_ONCE * config.vocab_size
-    return REFERENCE + FLOAT * (states + max(max(layers.values()) + running, HEADS * head + logits))
+    layer = max(layer_bytes(config)) + running_bytes(config)
+    return REFERENCE + FLOAT * states + max(layer, FLOAT * (HEADS * head + logits))
 
 
 def _states(config: ErnieConfig) -> int:

@@ -12,8 +12,9 @@ from ernie_export.target import Target
 
 
 def of(config: ErnieConfig, recipe: str = "int4", threads: int | None = None) -> Building:
-    setting = Setting(parts=Recipe.find(recipe).parts, context=2048, batch=1, prompt=512)
-    return building(config, memory(config, Target.find("cpu"), setting), 5, threads)
+    found = Recipe.find(recipe)
+    setting = Setting(parts=found.parts, context=2048, batch=1, prompt=512)
+    return building(config, memory(config, Target.find("cpu"), setting), 5, found.calibration, threads)
 
 
 def layers(config: ErnieConfig, count: int) -> ErnieConfig:
@@ -32,7 +33,13 @@ def test_validation_takes_the_way_that_the_memory_leads_to(
 def test_the_peak_is_that_of_the_hungriest_stage(the_21b: ErnieConfig) -> None:
     found = of(the_21b)
     assert found.peak == max(found.trace, found.weights, found.validation)
-    assert found.disk == 5
+    assert found.disk == 5 and found.calibration is None
+    calibrated = of(the_21b, "int4-gptq")
+    assert (
+        calibrated.peak
+        >= calibrated.calibration
+        == max(calibrated.calibration or 0, calibrated.trace, calibrated.weights)
+    )
 
 
 def test_tracing_and_writing_do_not_grow_with_the_layers(
