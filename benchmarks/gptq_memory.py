@@ -21,7 +21,6 @@ import build_memory
 from ernie_export.calibrate.record import CalibrationRecord
 from ernie_export.checkpoint import synthetic
 from ernie_export.plan.building import building
-from ernie_export.plan.memory import memory
 from ernie_export.plan.setting import Setting
 from ernie_export.progress import Silent
 from ernie_export.readable import size
@@ -99,8 +98,7 @@ def plan_of(layers: int) -> int:
     """What `plan` says of the calibration."""
     config, recipe = build_memory.of_depth(layers), Recipe.find("int4-gptq")
     setting = Setting(parts=recipe.parts, context=build_memory.CONTEXT, batch=1, prompt=512)
-    engine = memory(config, Target.find("cpu"), setting)
-    planned = building(config, engine, 0, recipe.calibration).calibration
+    planned = building(config, Target.find("cpu"), setting, 0, recipe.calibration).calibration
     assert planned
     return planned
 

@@ -160,8 +160,7 @@ def compare_build(checkpoint: Path, recipe: Recipe, output: Path) -> list[dict[s
     """Each stage of a whole build, as planned and as measured."""
     setting = Setting(parts=recipe.parts, context=CONTEXT, batch=1, prompt=512)
     config = Checkpoint.open(checkpoint).config
-    engine = memory(config, Target.find("cpu"), setting)
-    planned = building(config, engine, 0, recipe.calibration).model_dump()
+    planned = building(config, Target.find("cpu"), setting, 0, recipe.calibration).model_dump()
     measured = run(BUILD, checkpoint, recipe.name, CONTEXT, output)
     return [
         {

@@ -67,6 +67,8 @@ REFERENCE = 450 * MIB
 REFERENCE_AT_ONCE, REFERENCE_INNER, REFERENCE_HIDDEN = 4096, 3, 6
 #: Tokens of which every operator is compared, and how often the states between the layers are held.
 COMPARED_AT_ONCE, COMPARED = 512, 3
+#: How often all the values that operators show stay, where the engine is run whole, and the rows of its batch.
+RECORDED, COMPARED_ROWS = 1.4, 4
 #: Bytes beside each number of an H [K, K] while a matrix is rounded for it: it damped and in another order, what
 #: LAPACK makes of it, and its root, once as it is and once by its diagonal.
 ROUNDING = 3 * 8 + 2 * FLOAT

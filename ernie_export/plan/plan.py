@@ -92,7 +92,7 @@ def plan(
         needed=need.peak,
         weight_files=files,
         memory=need,
-        building=building(config, need, sum(files.values()), recipe.calibration),
+        building=building(config, target, setting, sum(files.values()), recipe.calibration),
         traffic=[
             traffic(config, target, setting.model_copy(update={"batch": rows}), bandwidth)
             for rows in sorted({1, setting.batch})
@@ -137,7 +137,7 @@ def assumptions(
         said["experts"] = "each row chooses its own, independently and all equally often"
     said["build"] = (
         "on this machine, all its cores: measured with torch 2.13 and transformers 5.24 on shapes of 0.01 to "
-        "0.4 B parameters; validation holds one layer of transformers' model in fp32, and the engine twice or, "
+        "3 B parameters; validation holds one layer of transformers' model in fp32, and the engine twice or, "
         "where that is more, layer by layer too"
     )
     if target.note:

@@ -13,6 +13,7 @@ from ernie_export.plan.measured import (
     HEADS,
     LOGITS,
     MARGIN,
+    RECORDED,
     REFERENCE,
 )
 from ernie_export.plan.reference import layer_bytes, running_bytes
@@ -23,10 +24,16 @@ if TYPE_CHECKING:
 
 
 def whole(config: ErnieConfig, engine: Memory) -> int:
-    """Bytes; the engine is open twice: as it ships, and showing its routers."""
-    engines = engine.opening + sum(engine.weights.values())
-    recorded = config.num_hidden_layers * COMPARED_AT_ONCE * FLOAT * _states(config)
-    return max(by_layer(config), REFERENCE + engines + recorded)
+    """Bytes; `engine`: of a window and the rows of a batch.
+
+    It is open once while windows are compared, and twice while it is held against itself: as it ships, and
+    showing its routers.  What the reference computed of every layer stays all the while.
+    """
+    kept = REFERENCE + int(RECORDED * config.num_hidden_layers * COMPARED_AT_ONCE * FLOAT * _states(config))
+    weights = sum(engine.weights.values())
+    comparing = _comparing(config) + engine.peak - engine.overhead
+    against_itself = FLOAT * _head(config) + 2 * weights + engine.kv_cache + engine.activations
+    return max(by_layer(config), kept + comparing, kept + against_itself)
 
 
 def fits_whole(needed: int, free: int) -> bool:
@@ -39,12 +46,19 @@ def by_layer(config: ErnieConfig) -> int:
 
     The states between the layers stay, and they alone grow with the number of layers.
     """
-    shapes = tensor_shapes(config)
-    head = max(math.prod(shape) for name, shape in shapes.items() if name in (EMBEDDING, HEAD))
     states = COMPARED * config.num_hidden_layers * COMPARED_AT_ONCE * config.hidden_size
-    logits = LOGITS * COMPARED_AT_ONCE * config.vocab_size
     layer = max(layer_bytes(config)) + running_bytes(config)
-    return REFERENCE + FLOAT * states + max(layer, FLOAT * (HEADS * head + logits))
+    return REFERENCE + FLOAT * states + max(layer, _comparing(config))
+
+
+def _comparing(config: ErnieConfig) -> int:
+    """The head of both, and logits."""
+    return FLOAT * (HEADS * _head(config) + LOGITS * COMPARED_AT_ONCE * config.vocab_size)
+
+
+def _head(config: ErnieConfig) -> int:
+    shapes = tensor_shapes(config)
+    return max(math.prod(shape) for name, shape in shapes.items() if name in (EMBEDDING, HEAD))
 
 
 def _states(config: ErnieConfig) -> int:

@@ -4,17 +4,28 @@ import pytest
 
 from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.plan import machine
-from ernie_export.plan.building import Building, building
-from ernie_export.plan.memory import memory
+from ernie_export.plan.building import Building, building, validated
 from ernie_export.plan.setting import Setting
 from ernie_export.recipe import Recipe
 from ernie_export.target import Target
+from ernie_export.validate.sample import Sample
 
 
 def of(config: ErnieConfig, recipe: str = "int4", threads: int | None = None) -> Building:
     found = Recipe.find(recipe)
     setting = Setting(parts=found.parts, context=2048, batch=1, prompt=512)
-    return building(config, memory(config, Target.find("cpu"), setting), 5, found.calibration, threads)
+    return building(config, Target.find("cpu"), setting, 5, found.calibration, threads)
+
+
+def test_it_is_validated_on_what_a_sample_has() -> None:
+    sample, long = Sample(), Setting(parts=Recipe.find("int4").parts, context=131072, batch=64, prompt=4096)
+    found = validated(long)
+    assert (found.context, found.prompt, found.batch) == (
+        sample.window_tokens,
+        sample.window_tokens,
+        sample.batch,
+    )
+    assert validated(long.model_copy(update={"context": 100})).prompt == 100
 
 
 def layers(config: ErnieConfig, count: int) -> ErnieConfig:
