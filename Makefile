@@ -10,7 +10,8 @@ NATIVE := ernie_export/engine/native
 DOCS := build/python-doc
 REGISTRY := build/docker-registry
 CLEAN_ROOT := build/debian
-DEBIAN := g++ cmake ninja-build chromium debootstrap fonts-inter fonts-dejavu-core openssh-client openssh-server openssl systemd
+DEBIAN := g++ cmake ninja-build chromium debootstrap fonts-inter fonts-dejavu-core openssh-client openssh-server openssl systemd \
+    g++-aarch64-linux-gnu qemu-user-static
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 PYTEST_FLAGS ?=
@@ -37,8 +38,9 @@ test-slow: .venv/.dev ## the tests that take minutes
 test-plugins: .venv/.dev .venv/.plugins ## the CUDA kernels, emulated on this machine's CPU
 	$(PYTEST) --timeout 300 $(PYTEST_FLAGS) tests/plugins
 
-plugins: .venv/.plugins ## the CUDA kernels for GPUs: build/plugins/cuda/libernie_kernels.so
+plugins: .venv/.plugins ## the CUDA kernels and TensorRT plugins for GPUs and Jetsons; the plugins go into the wheel too
 	$(BIN)/python plugins/build.py cuda
+	$(BIN)/python plugins/build.py --payload
 
 kernels-compiled: .venv/.dev .venv/.plugins ## what nvcc makes of the kernels, for every SM: benchmarks/results/kernels_compiled.json
 	$(BIN)/python benchmarks/kernels_compiled.py
@@ -63,7 +65,7 @@ fuzz: .venv/.fuzz ## fuzz every parser of foreign bytes, SECONDS=60 each
 schemas: .venv/.cpu ## write docs/schemas anew
 	$(BIN)/python -m ernie_export.cli.schemas docs/schemas
 
-system-deps: $(HEADERS) $(REGISTRY) ## what the tests need of Debian: compilers, ONNX Runtime's C++ headers, a browser, a registry, ssh, systemd's checker, a bare system
+system-deps: $(HEADERS) $(REGISTRY) ## what the tests need of Debian: compilers, ONNX Runtime's C++ headers, a browser, a registry, ssh, systemd's checker, a bare system, qemu
 	@missing=; for package in $(DEBIAN); do dpkg -s $$package > /dev/null 2>&1 || missing="$$missing $$package"; done; \
 	    [ -z "$$missing" ] || { apt-get -q update && apt-get -q install --yes --no-install-recommends $$missing; }
 	@$(MAKE) --no-print-directory $(CLEAN_ROOT)

@@ -13,6 +13,9 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.checkpoint.fingerprints import cache_folder
+from ernie_export.engine import plugin_library
+from ernie_export.engine.found import driver
+from ernie_export.errors import UserError
 from ernie_export.plan import machine
 from ernie_export.target import Target
 from ernie_export.versions import numbers
@@ -60,6 +63,20 @@ class Disk(_Found):
     writable: bool
 
 
+class Plugins(_Found):
+    """The library of TensorRT plugins for this machine's architecture, driver and GPU."""
+
+    path: str | None
+    """None: there is none that suits."""
+    sha256: str | None
+    cuda: str | None
+    """Of the toolkit that compiled it."""
+    sm: list[str]
+    """Compute capabilities that it is for."""
+    problem: str
+    """Why there is none, and what mends it; empty where there is."""
+
+
 class TargetState(_Found):
     name: str
     can_build: bool
@@ -84,6 +101,7 @@ class Diagnosis(_Found):
     providers: list[str]
     """What ONNX Runtime can run on."""
     packages: list[Package]
+    plugins: Plugins
     targets: list[TargetState]
 
 
@@ -101,6 +119,7 @@ def diagnose() -> Diagnosis:
         gpus=_gpus(),
         providers=providers,
         packages=packages,
+        plugins=_plugins(),
         targets=[_target(target, packages, providers) for target in Target.all() if target.is_built_here],
     )
 
@@ -120,6 +139,15 @@ def _target(target: Target, packages: list[Package], providers: list[str]) -> Ta
     return TargetState(
         name=target.name, can_build=not missing, can_run=can_run, missing=missing, remedy=remedy
     )
+
+
+def _plugins() -> Plugins:
+    cuda, gpu = driver()
+    try:
+        path, library = plugin_library.find(platform.machine(), cuda, gpu.sm if gpu else None)
+    except UserError as error:
+        return Plugins(path=None, sha256=None, cuda=None, sm=[], problem=str(error))
+    return Plugins(path=str(path), sha256=library.sha256, cuda=library.cuda, sm=library.sm, problem="")
 
 
 def _package(needed: Needed) -> Package:

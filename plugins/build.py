@@ -2,13 +2,17 @@
 
 All but cuda and aarch64, which is cuda for Jetsons, are for this machine's CPU: address and thread with sanitizers,
 coverage counts the lines that run. The toolkit is the one in ERNIE_CUDA_ROOT, else the one that pip installed
-(the extra `plugins`). With `--plugins` it is TensorRT's plugins instead, and what drives them in the tests.
+(the extra `plugins`). With `--plugins` it is TensorRT's plugins instead, and what drives them in the tests;
+`--payload` builds these for servers and for Jetsons, and puts them where a wheel takes them from.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +23,7 @@ SOURCE = Path(__file__).resolve().parent
 EMULATED = {"plain": "", "address": "address", "thread": "thread", "coverage": "coverage"}
 FLAVOURS = (*EMULATED, "cuda", "aarch64")
 JETSONS = "87;110"
+PAYLOAD = SOURCE.parent / "ernie_export" / "engine" / "plugins"
 
 
 def toolkit() -> Path:
@@ -56,6 +61,33 @@ def build(flavour: str, output: Path | None = None, sm: str = "", plugins: bool 
     return folder
 
 
+def payload() -> list[Path]:
+    """→ the folders of ernie_export/engine/plugins/, all SMs for servers and those of Jetsons."""
+    architectures = {"cuda": "x86_64", "aarch64": "aarch64"}
+    return [place(build(each, plugins=True), architecture) for each, architecture in architectures.items()]
+
+
+def place(built: Path, architecture: str, within: Path = PAYLOAD) -> Path:
+    """What `build` made → a folder with the library, and what it is (ernie_export/engine/plugin_library.py)."""
+    nvcc = run(str(toolkit() / "bin" / "nvcc"), "--version")
+    header = (Path(fetched("tensorrt-headers")) / "NvInferVersion.h").read_text()
+    cuda = re.findall(r"release ([0-9.]+)", nvcc)[0]
+    sms = re.findall(r"^ERNIE_SM:STRING=(.*)$", (built / "CMakeCache.txt").read_text(), re.MULTILINE)[0]
+    folder = within / f"linux-{architecture}-cuda{cuda.partition('.')[0]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    library = folder / "libernie_plugins.so"
+    partial = Path(shutil.copyfile(built / library.name, library.with_suffix(".partial")))
+    says = {
+        "cuda": cuda,
+        "sm": [f"{sm[:-1]}.{sm[-1]}" for sm in sms.split(";")],
+        "tensorrt": ".".join(re.findall(r"define TRT_(?:MAJOR|MINOR|PATCH)_ENTERPRISE ([0-9]+)", header)),
+        "sha256": hashlib.sha256(partial.read_bytes()).hexdigest(),
+    }
+    partial.replace(library)
+    (folder / "library.json").write_text(json.dumps(says, indent=1) + "\n")
+    return folder
+
+
 def fetched(name: str) -> str:
     return run(sys.executable, str(SOURCE / "fetch.py"), name).strip()
 
@@ -68,6 +100,9 @@ def run(*command: str) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--payload"]:
+        print(*payload(), sep="\n")
+        sys.exit()
     for flavour in sys.argv[1:]:
         if flavour == "--plugins":
             continue

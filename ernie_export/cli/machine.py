@@ -10,7 +10,7 @@ from ernie_export.errors import WorkError
 from ernie_export.readable import size
 
 if TYPE_CHECKING:
-    from ernie_export.doctor import Diagnosis
+    from ernie_export.doctor import Diagnosis, Plugins
     from ernie_export.recipe import PartFormat
     from ernie_export.stack import Stack
     from ernie_export.target import Target
@@ -76,6 +76,12 @@ def _format(part: PartFormat) -> str:
     return part.format if part.block_size is None else f"{part.format}, block {part.block_size}"
 
 
+def _plugins(plugins: Plugins) -> str:
+    if plugins.path is None:
+        return "none"
+    return f"for TensorRT, CUDA {plugins.cuda}, SM {' '.join(plugins.sm)}"
+
+
 def _show(found: Diagnosis) -> None:
     terminal.show(
         facts(
@@ -86,6 +92,7 @@ def _show(found: Diagnosis) -> None:
                 *(("disk", f"{size(disk.free)} free in {disk.folder}") for disk in found.disks),
                 ("gpu", ", ".join(found.gpus) or "none"),
                 ("providers", ", ".join(found.providers) or "none"),
+                ("plugins", _plugins(found.plugins)),
             ]
         )
     )

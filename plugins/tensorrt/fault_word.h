@@ -23,11 +23,11 @@ class FaultWord {
     Problem allocate() {
         void* word = nullptr;
         constexpr unsigned how = cudaHostAllocMapped | cudaHostAllocPortable;
-        if (cudaError_t error = cudaHostAlloc(&word, sizeof(*word_), how)) return answer(error, "the context");
+        if (cudaError_t error = cudaHostAlloc(&word, sizeof(*word_), how)) return no_context(error);
         word_ = static_cast<volatile std::uint32_t*>(word);
         *word_ = 0;
         void* device = nullptr;
-        if (cudaError_t error = cudaHostGetDevicePointer(&device, word, 0)) return answer(error, "the context");
+        if (cudaError_t error = cudaHostGetDevicePointer(&device, word, 0)) return no_context(error);
         device_ = static_cast<std::uint32_t*>(device);
         return {};
     }
@@ -43,6 +43,10 @@ class FaultWord {
     }
 
   private:
+    static Problem no_context(cudaError_t error) {
+        return problem("there is no context of execution: %s", cudaGetErrorString(error));
+    }
+
     volatile std::uint32_t* word_ = nullptr;
     std::uint32_t* device_ = nullptr;
 };

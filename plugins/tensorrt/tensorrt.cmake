@@ -6,7 +6,7 @@ add_library(
 set(exports ${CMAKE_CURRENT_SOURCE_DIR}/tensorrt/exports.map)
 target_link_options(ernie_plugins PRIVATE -Wl,--version-script=${exports} -Wl,--no-undefined)
 if(NOT ERNIE_EMULATION)  # so that it loads wherever its glibc does; a sanitizer's runtime wants the shared ones
-  target_link_options(ernie_plugins PRIVATE -static-libgcc -static-libstdc++)
+  target_link_options(ernie_plugins PRIVATE -static-libgcc -static-libstdc++ -s)
 endif()
 set_target_properties(ernie_plugins PROPERTIES LINK_DEPENDS ${exports})
 

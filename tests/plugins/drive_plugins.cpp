@@ -1,5 +1,6 @@
 // A TensorRT of the tests' own: loads a library of plugins as TensorRT's registry does, and calls every method that
-// builder and runtime call.  `ernie_drive_plugins LIBRARY` reads commands, a line each, and tells what came of them:
+// builder and runtime call.  `ernie_drive_plugins LIBRARY` reads commands, a line each, and tells what came of them.  With
+// `ernie_drive_plugins LIBRARY LIBNVINFER` the registry is TensorRT's own (and the logger too: none without a GPU).
 //
 //   attribute NAME i32|i64|f32|none VALUE   a field for `create`
 //   input TYPE SHAPE LARGEST FILE           SHAPE like 2,3,64 (`-`: a scalar); LARGEST: of the profile; FILE `-`: no memory
@@ -12,7 +13,6 @@
 //
 // Every tensor lies in memory of exactly its size.  A step that fails is told, and the next one is called all the same.
 #include <NvInferRuntime.h>
-#include <dlfcn.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -28,14 +28,11 @@
 #include <string>
 #include <vector>
 
+#include "tensorrt_registry.h"
+
 using namespace nvinfer1;
 
 namespace {
-
-[[noreturn]] void end(const std::string& why) {
-    std::cout << "script " << why << std::endl;
-    std::exit(3);
-}
 
 const std::map<std::string, std::pair<DataType, int>> types{
     {"fp32", {DataType::kFLOAT, 4}}, {"fp16", {DataType::kHALF, 2}},   {"int8", {DataType::kINT8, 1}},
@@ -189,10 +186,11 @@ Capability* capability(IPluginV3& plugin, PluginCapabilityType type) {
 
 class Driver {
   public:
-    explicit Driver(const char* path);
+    Driver(const char* path, const char* tensorrt);
     void obey(const std::string& command, std::istream& arguments);
 
   private:
+    Creators registered_here(const char* path);
     void attribute(std::istream& arguments);
     void input(std::istream& arguments);
     void create(std::istream& arguments);
@@ -213,25 +211,28 @@ class Driver {
     std::size_t workspace_ = 0;
 };
 
-Driver::Driver(const char* path) {
-    void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!library) end(dlerror());
-    auto* get = reinterpret_cast<IPluginCreatorInterface* const* (*)(std::int32_t&)>(dlsym(library, "getCreators"));
-    auto* set = reinterpret_cast<void (*)(ILoggerFinder*)>(dlsym(library, "setLoggerFinder"));
-    if (!get || !set) end("found no plugins");
-    set(&finder_);
-    std::int32_t count = 0;
-    IPluginCreatorInterface* const* all = get(count);
-    for (std::int32_t i = 0; i < count; ++i) {
-        auto* creator = static_cast<IPluginCreatorV3One*>(all[i]);
-        creators_[creator->getPluginName()] = creator;
-        std::cout << "creator " << all[i]->getInterfaceInfo().kind << " " << creator->getPluginNamespace() << "::"
-                  << creator->getPluginName() << " " << creator->getPluginVersion();
-        const PluginFieldCollection& fields = *creator->getFieldNames();
-        for (int j = 0; j < fields.nbFields; ++j)
-            std::cout << " " << fields.fields[j].name << ":" << static_cast<int>(fields.fields[j].type);
+Driver::Driver(const char* path, const char* tensorrt) {
+    for (IPluginCreatorV3One* each : tensorrt ? registered_by_tensorrt(path, tensorrt) : registered_here(path)) {
+        creators_[each->getPluginName()] = each;
+        std::cout << "creator " << each->getPluginNamespace() << "::" << each->getPluginName() << " "
+                  << each->getPluginVersion();
+        const PluginFieldCollection& fields = *each->getFieldNames();
+        for (int i = 0; i < fields.nbFields; ++i)
+            std::cout << " " << fields.fields[i].name << ":" << static_cast<int>(fields.fields[i].type);
         std::cout << std::endl;
     }
+}
+
+/// As the registry does it, with a logger of our own.
+Creators Driver::registered_here(const char* path) {
+    void* library = opened(path);
+    found<void(ILoggerFinder*)>(library, "setLoggerFinder")(&finder_);
+    std::int32_t count = 0;
+    IPluginCreatorInterface* const* all =
+        found<IPluginCreatorInterface* const*(std::int32_t&)>(library, "getCreators")(count);
+    Creators creators = of_third_generation(all, count);
+    if (creators.size() != static_cast<std::size_t>(count)) end("found creators of another generation");
+    return creators;
 }
 
 void Driver::obey(const std::string& command, std::istream& arguments) {
@@ -389,8 +390,8 @@ void Driver::reload() {
         refused += plugin_ ? 0 : 1;
     }
     finder_.logger.quiet = false;
-    std::cout << "reloaded " << (plugin_ ? 1 : 0) << ", refused " << refused << ", told " << finder_.logger.told << " of "
-              << bytes.size() << std::endl;
+    std::cout << "reloaded " << (plugin_ ? 1 : 0) << ", refused " << refused << " of " << bytes.size() << ", told "
+              << finder_.logger.told << std::endl;
 }
 
 void Driver::attach() {
@@ -436,8 +437,8 @@ void Driver::run(std::istream& arguments) {
 }  // namespace
 
 int main(int count, char** arguments) {
-    if (count != 2) end("needs a library");
-    Driver driver(arguments[1]);
+    if (count != 2 && count != 3) end("needs a library");
+    Driver driver(arguments[1], count == 3 ? arguments[2] : nullptr);
     for (std::string line; std::getline(std::cin, line);) {
         std::stringstream words(line);
         std::string command;

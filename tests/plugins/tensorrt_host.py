@@ -75,10 +75,12 @@ def drive(
     share: Mapping[int, int] | None = None,
     launcher: Sequence[str] = (),
     folder: Path | None = None,
+    tensorrt: Path | None = None,
 ) -> Told:
     """One life of the plugin: `commands` in their order, `create` with these attributes, `run` with these inputs.
 
-    share: outputs that lie in an input's memory; launcher: what runs the program, qemu say.
+    share: outputs that lie in an input's memory; launcher: what runs the program, qemu say; folder: what `built`
+    gives; tensorrt: a library whose registry is to load the plugins.
     """
     folder = folder or built("address")
     with tempfile.TemporaryDirectory() as work:
@@ -91,6 +93,7 @@ def drive(
         words = {"create": f"create {name}", "run": f"run {work}/out"}
         script += [words.get(command, command) for command in commands]
         program = [*launcher, str(folder / "ernie_drive_plugins"), str(folder / "libernie_plugins.so")]
+        program += [str(tensorrt)] if tensorrt else []
         environment = {
             **os.environ,
             "ASAN_OPTIONS": "detect_leaks=1:exitcode=98",

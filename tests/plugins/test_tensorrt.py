@@ -168,7 +168,7 @@ def test_are_listed_with_the_attributes_of_their_functions() -> None:
     for name, line in zip(CASES, listed, strict=True):
         attributes = [each.partition(":") for each in SIGNATURES[name][2].split()]
         words = " ".join(f"{one}:{kinds[colon + kind]}" for one, colon, kind in attributes)
-        assert line == f"PLUGIN CREATOR_V3ONE {DOMAIN}::{name} {VERSION} {words}"
+        assert line == f"{DOMAIN}::{name} {VERSION} {words}"
 
 
 @settings(EXAMPLES, max_examples=6)
@@ -223,7 +223,7 @@ def test_cut_short_it_is_refused(name: str) -> None:
     """Each length of what was serialised, but the whole."""
     (line,) = CASES[name]().drive(commands=("create", "reload"))["reloaded"]
     size = int(line.split()[-1])
-    assert size > 30 and line == f"1, refused {size}, told {size} of {size}"
+    assert size > 30 and line == f"1, refused {size} of {size}, told {size}"
 
 
 @pytest.mark.parametrize("name", CASES)
