@@ -4,10 +4,8 @@ add_library(
   tensorrt/attention.cpp tensorrt/attributes.cpp tensorrt/experts.cpp tensorrt/library.cpp tensorrt/linear.cpp
   tensorrt/plugin.cpp tensorrt/routing.cpp tensorrt/signature.cpp)
 set(exports ${CMAKE_CURRENT_SOURCE_DIR}/tensorrt/exports.map)
-target_link_options(ernie_plugins PRIVATE -Wl,--version-script=${exports} -Wl,--no-undefined)
-if(NOT ERNIE_EMULATION)  # so that it loads wherever its glibc does; a sanitizer's runtime wants the shared ones
-  target_link_options(ernie_plugins PRIVATE -static-libgcc -static-libstdc++ -s)
-endif()
+target_link_options(
+  ernie_plugins PRIVATE -Wl,--version-script=${exports} -Wl,--no-undefined $<$<NOT:$<BOOL:${ERNIE_EMULATION}>>:-s>)
 set_target_properties(ernie_plugins PROPERTIES LINK_DEPENDS ${exports})
 
 # A TensorRT of the tests' own, which drives a plugin as builder and runtime do.

@@ -9,16 +9,10 @@
 #include <string>
 #include <vector>
 
-namespace {
-
 using namespace nvinfer1;
 
-[[noreturn]] void end(const std::string& why) {
-    std::cout << "script " << why << std::endl;
-    std::exit(3);
-}
-
 /// IPluginRegistry of TensorRT 11, in which the methods that 10 deprecated are gone; the headers here are 10.14's.
+/// In no anonymous namespace, where a compiler knows that nothing implements it.
 struct RegistryOf11 {
     virtual ~RegistryOf11() = default;
     virtual void setErrorRecorder(IErrorRecorder*) noexcept = 0;
@@ -31,6 +25,13 @@ struct RegistryOf11 {
     virtual IPluginCreatorInterface* const* getAllCreators(std::int32_t*) const noexcept = 0;
     virtual IPluginCreatorInterface* getCreator(const char*, const char*, const char*) noexcept = 0;
 };
+
+namespace {
+
+[[noreturn]] void end(const std::string& why) {
+    std::cout << "script " << why << std::endl;
+    std::exit(3);
+}
 
 using Creators = std::vector<IPluginCreatorV3One*>;
 

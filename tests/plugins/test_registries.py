@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -108,15 +109,16 @@ def dynamic(path: Path) -> str:
 
 
 def checked_as_distributed(path: Path) -> None:
-    """Two functions, nothing of TensorRT, CUDA or the C++ library, and a glibc no newer than Ubuntu 22.04's."""
+    """Two functions, nothing of TensorRT and CUDA, and C and C++ libraries no newer than Ubuntu 22.04's."""
     lines = dynamic(path).splitlines()
     needed = {line.split("[")[1].rstrip("]") for line in lines if "(NEEDED)" in line}
-    assert needed <= {"libc.so.6", "libm.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
+    loaders = {"ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
+    assert needed <= {"libc.so.6", "libm.so.6", "libgcc_s.so.1", "libstdc++.so.6", *loaders}
     exported = {line.split()[-1] for line in lines if " GLOBAL " in line and " UND " not in line}
     assert exported == {"getCreators", "setLoggerFinder"}
-    words = " ".join(lines).replace("@", " ").split()
-    versions = [tuple(map(int, each[6:].split("."))) for each in words if each.startswith("GLIBC_2")]
-    assert max(versions) <= (2, 35)
+    for name, newest in (("GLIBC", (2, 35)), ("GLIBCXX", (3, 4, 30))):
+        versions = re.findall(rf"\b{name}_([0-9.]+)", "\n".join(lines))
+        assert max(tuple(map(int, each.split("."))) for each in versions) <= newest
 
 
 def test_needs_nothing_that_a_machine_may_lack() -> None:
