@@ -7,8 +7,10 @@
 llama.cpp is built from the source in PyPI's llama-cpp-python (6 minutes on two cores; needs cmake and g++),
 its AMX kernels switched off: built by GCC 12 they crash.  Its own llama-quantize makes Q4_0 and Q4_K_M, its
 own llama-bench measures them; ours are measured in the same rounds, each in a process of its own, one after
-the other, and the best of the rounds counts on both sides.  For 28 layers this needs 70 GB of disk (the
-checkpoint is removed once both forms of it are there) and 16 GB of memory; it takes about an hour.
+the other, and the best of the rounds counts on both sides; before each, its files are dropped from memory and
+read again, so that both find them in pages as large as the system makes them.  Models of more than four layers
+repeat the layers of those of four (deeper.py): 28 need 46 GB of disk and 16 GB of memory.  `--prepare` makes the
+models and measures nothing; what is there already is used.
 
 Quality: the KL divergence of every format from transformers in fp32, on held-out text, the same token ids for
 all.  The control, llama.cpp on fp32 weights, tells how exact the conversion is.  Writes results/llama_cpp.json.
@@ -31,11 +33,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import deeper
 import gguf_file
 import numpy as np
 
 from ernie_export import pipeline
-from ernie_export.bench import opening
+from ernie_export.bench import bench, opening
 from ernie_export.checkpoint import embedded, shapes, synthetic
 from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.checkpoint.config import ErnieConfig
@@ -55,6 +58,7 @@ RESULTS = HERE / "results" / "llama_cpp.json"
 SDIST = "llama-cpp-python==0.3.36"
 FORMATS = ("Q4_0", "Q4_K_M")
 PROMPT, TOKENS, CONTEXT = 512, 64, 4096
+LONG = 32  # tokens written at the end of the context, to compare with as many at its beginning
 NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" if platform.machine() == "x86_64" else ""
 WANTED = {"decode": 1.25, "prefill": 1.35}
 OURS = """
@@ -176,8 +180,8 @@ def weights_bytes(engine: Path) -> int:
 
 
 def require_disk(work: Path, config: ErnieConfig) -> None:
-    """bf16, our INT4 and llama.cpp's first 4-bit file stand side by side."""
-    need, free = round(3.2 * parameters(config)), shutil.disk_usage(work).free
+    """bf16 of four layers, then our INT4 and llama.cpp's two 4-bit files of all."""
+    need, free = round(2.1 * parameters(config)), shutil.disk_usage(work).free
     say(f"{config.num_hidden_layers} layers need {size(need)} of disk, {size(free)} are free in {work}")
     there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
     if free + there < need:
@@ -186,43 +190,72 @@ def require_disk(work: Path, config: ErnieConfig) -> None:
         )
 
 
+def of_layers(layers: int) -> ErnieConfig:
+    return ErnieConfig.read(shapes.folder("21b")).model_copy(update={"num_hidden_layers": layers})
+
+
 def models(
     work: Path, layers: int, recipe: Recipe, llama: Llama, threads: int
-) -> tuple[ErnieConfig, Path, dict[str, Path]]:
-    """The same synthetic weights as our engine and as llama.cpp's files; what is there already is used."""
-    folder, checkpoint_folder = work / f"{layers}-layers", work / f"{layers}-layers" / "checkpoint"
+) -> tuple[Path, dict[str, Path]]:
+    """The same weights as our engine and as llama.cpp's files; what is there already is used."""
+    folder = work / f"{layers}-layers"
     folder.mkdir(parents=True, exist_ok=True)
-    config = ErnieConfig.read(shapes.folder("21b")).model_copy(update={"num_hidden_layers": layers})
-    require_disk(work, config)
-    engine, source = folder / recipe.name / "bundle", folder / "source.gguf"
+    require_disk(work, of_layers(layers))
+    engine = folder / recipe.name / "bundle"
     quantized = {name: folder / f"{name}.gguf" for name in FORMATS}
     done = folder / f"{recipe.name}.done"
-    if not (done.exists() and all(path.exists() for path in quantized.values())):
-        if not (checkpoint_folder / "config.json").exists():
-            say("synthesize the checkpoint")
-            synthetic.synthesize("21b", checkpoint_folder, Silent(), layers)
-        checkpoint = Checkpoint.open(checkpoint_folder)
-        say(f"build {recipe.name}")
-        engine = build_ours(checkpoint, recipe, CONTEXT, folder / recipe.name)
-        done.touch()
-        if not all(path.exists() for path in quantized.values()):
-            say("write GGUF")
-            gguf_file.write(checkpoint, source, "Q4_0", "F16", llama.gguf_py, threads)
-        del checkpoint
-        shutil.rmtree(checkpoint_folder)
+    if done.exists() and all(path.exists() for path in quantized.values()):
+        return engine, quantized
+    if layers <= deeper.SHALLOW:
+        make_models(folder, layers, recipe, quantized, llama, threads)
+    else:
+        shallow, files = models(work, deeper.SHALLOW, recipe, llama, threads)
+        say(f"{layers} layers out of {deeper.SHALLOW}")
+        if not done.exists():
+            shutil.rmtree(engine, ignore_errors=True)
+            deeper.engine(shallow, engine, of_layers(layers), recipe, CONTEXT)
         for name, path in quantized.items():
             if not path.exists():
-                say(f"llama-quantize {name}")
                 beside = path.with_suffix(".part")
-                llama.run("llama-quantize", "--allow-requantize", source, beside, name, threads)
+                deeper.gguf(files[name], beside, layers, llama.gguf_py)
                 beside.rename(path)
-        source.unlink(missing_ok=True)
-    return config, engine, quantized
+    done.touch()
+    return engine, quantized
 
 
-def run_ours(engine: Path, threads: int) -> dict[str, float]:
-    opening.read(sorted(engine.rglob("*.bin")))
-    arguments = [str(engine), *map(str, (threads, PROMPT, TOKENS, 3))]
+def make_models(
+    folder: Path, layers: int, recipe: Recipe, quantized: dict[str, Path], llama: Llama, threads: int
+) -> None:
+    checkpoint_folder, source = folder / "checkpoint", folder / "source.gguf"
+    if not (checkpoint_folder / "config.json").exists():
+        say("synthesize the checkpoint")
+        synthetic.synthesize("21b", checkpoint_folder, Silent(), layers)
+    checkpoint = Checkpoint.open(checkpoint_folder)
+    say(f"build {recipe.name}")
+    build_ours(checkpoint, recipe, CONTEXT, folder / recipe.name)
+    if not all(path.exists() for path in quantized.values()):
+        say("write GGUF")
+        gguf_file.write(checkpoint, source, "Q4_0", "F16", llama.gguf_py, threads)
+    del checkpoint
+    shutil.rmtree(checkpoint_folder)
+    for name, path in quantized.items():
+        if not path.exists():
+            say(f"llama-quantize {name}")
+            beside = path.with_suffix(".part")
+            llama.run("llama-quantize", "--allow-requantize", source, beside, name, threads)
+            beside.rename(path)
+    source.unlink(missing_ok=True)
+
+
+def read_anew(files: list[Path]) -> None:
+    """Into memory, in large pages: those of a file just written, or mapped and touched here and there, are small."""
+    opening.drop(files)
+    opening.read(files)
+
+
+def run_ours(engine: Path, threads: int, repeats: int) -> dict[str, float]:
+    read_anew(sorted(engine.rglob("*.bin")))
+    arguments = [str(engine), *map(str, (threads, PROMPT, TOKENS, repeats))]
     ran = subprocess.run(
         [sys.executable, "-c", OURS, *arguments], check=True, stdout=subprocess.PIPE, text=True
     )
@@ -230,10 +263,10 @@ def run_ours(engine: Path, threads: int) -> dict[str, float]:
     return found
 
 
-def run_llama(llama: Llama, model: Path, threads: int) -> dict[str, float]:
-    opening.read([model])
+def run_llama(llama: Llama, model: Path, threads: int, repeats: int) -> dict[str, float]:
+    read_anew([model])
     told = llama.run(
-        "llama-bench", "-m", model, "-p", PROMPT, "-n", TOKENS, "-t", threads, "-r", 3, "-o", "json"
+        "llama-bench", "-m", model, "-p", PROMPT, "-n", TOKENS, "-t", threads, "-r", repeats, "-o", "json"
     )
     tests = {("prefill" if test["n_prompt"] else "decode"): test for test in json.loads(told)}
     return {name: max(test["samples_ts"]) for name, test in tests.items()}
@@ -244,16 +277,22 @@ def best(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def measure(
-    work: Path, layers: int, recipe: Recipe, llama: Llama, threads: int, rounds: int
+    work: Path, layers: int, recipe: Recipe, llama: Llama, given: argparse.Namespace
 ) -> dict[str, Any]:
-    config, engine, quantized = models(work, layers, recipe, llama, threads)
+    threads = given.threads
+    engine, quantized = models(work, layers, recipe, llama, threads)
+    config = of_layers(layers)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in (recipe.name, *quantized)}
     bandwidths = []
-    for number in range(rounds):
+    for number in range(given.rounds):
         for name in runs:
             bandwidths.append(machine.bandwidth() or 0.0)
             model = quantized.get(name)
-            found = run_llama(llama, model, threads) if model else run_ours(engine, threads)
+            found = (
+                run_llama(llama, model, threads, given.repeats)
+                if model
+                else run_ours(engine, threads, given.repeats)
+            )
             runs[name].append(found)
             speeds = f"prefill {found['prefill']:.1f}, decode {found['decode']:.2f} tokens/s"
             say(f"round {number + 1}, {layers} layers, {name}: {speeds}")
@@ -276,6 +315,10 @@ def measure(
     result["times_the_better"] = {
         what: ours[what] / max(result["models"][name][what] for name in FORMATS) for what in WANTED
     }
+    read_anew(sorted(engine.rglob("*.bin")))
+    longer = bench.bench(engine, Silent(), [PROMPT], [PROMPT // 4, CONTEXT - LONG], LONG, 1, threads)
+    result["opening"] = longer.opening.model_dump(mode="json")
+    result["decode_by_context"] = [each.model_dump(mode="json") for each in longer.decode]
     return result
 
 
@@ -346,6 +389,11 @@ def show(results: dict[str, Any]) -> None:
             print(f"{what}: {times:.2f} times the better of llama.cpp's (wanted: {WANTED[what]})")
         ours = next(model for model in result["models"].values() if "share_of_bandwidth" in model)
         print(f"decode moves {ours['share_of_bandwidth']:.0%} of the bandwidth (wanted: 70%)")
+        opened, (short, long) = result["opening"], result["decode_by_context"]
+        cold = f"{opened['cold']['seconds']:.1f} s cold, reading its files {opened['reading']:.1f} s"
+        print(f"opening: {opened['warm']['seconds']:.2f} s warm, {cold}")
+        slower = long["seconds"] / short["seconds"]
+        print(f"a token behind {long['context']} takes {slower:.2f} times one behind {short['context']}")
     for row in results["quality"]:
         print("{name:20}{bits_per_weight:7.2f} bits  KL {kl:.3g}  same top-1 {top:.2%}".format(
             **row, kl=row["logits.kl_mean"], top=row["logits.same_top1"]))  # fmt: skip
@@ -358,17 +406,23 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="*", default=[28], help="depths of the 21B to measure")
     parser.add_argument("--recipe", default="int4-small", help="ours, for the speed")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="in each round, after one to warm up")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--llama", type=Path, default=Path("build/llama.cpp"), help="the built sdist")
     parser.add_argument("--work", type=Path, default=Path("build/llama-benchmark"), help="for the models")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--no-quality", action="store_true")
+    parser.add_argument("--prepare", action="store_true", help="make the models, and measure nothing")
     parser.add_argument("--keep", action="store_true", help="leave the models in --work")
     given = parser.parse_args()
     llama, work = built(given.llama.absolute()), given.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     recipe = Recipe.find(given.recipe)
-    speed = [measure(work, n, recipe, llama, given.threads, given.rounds) for n in given.layers]
+    if given.prepare:
+        for layers in given.layers:
+            models(work, layers, recipe, llama, given.threads)
+        return
+    speed = [measure(work, n, recipe, llama, given) for n in given.layers]
     recipes = [Recipe.find(name) for name in Recipe.names() if name.startswith("int4")]
     recipes = [each for each in recipes if each.calibration is None]  # benchmarks/gptq.py has the calibrated
     results = {

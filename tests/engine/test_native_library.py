@@ -38,7 +38,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.mark.parametrize(("recipe", "most"), [("int4", 1.3), ("int8", 4.0)])
+@pytest.mark.parametrize(("recipe", "most"), [("int4", 1.3), ("int4-small", 1.3), ("int8", 3.0)])
 def test_its_answers_are_as_good(
     bundle: BuiltBundle, nano: Path, library: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, most: float
 ) -> None:

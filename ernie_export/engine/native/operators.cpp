@@ -9,30 +9,61 @@
 #include <onnxruntime_cxx_api.h>
 #undef ORT_API_MANUAL_INIT
 
-#include <cmath>
+#include <array>
 #include <vector>
 
-#include "matrix.h"
+#include "gate.h"
+#include "panel.h"
 
 namespace {
 
 using ernie::Activations;
-using ernie::Chunk;
+using ernie::Buffer;
 using ernie::Matrix;
 using Types = std::vector<ONNXTensorElementDataType>;
 constexpr auto F32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 constexpr auto F16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
 constexpr auto U8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 constexpr auto I64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-constexpr int64_t ROWS = 64;  // of a matrix in one task
+constexpr int64_t FEW = 3;  // activations that are multiplied row by row; more of them by panels
 
 std::vector<int64_t> shape(const Ort::ConstValue& value) { return value.GetTensorTypeAndShapeInfo().GetShape(); }
+
+// Of a matrix in one task: long runs of memory for few activations, and panels for many.
+int64_t task_rows(int64_t M) { return M <= FEW ? 128 : 2 * ernie::PANEL; }
+
+int64_t divided(int64_t count, int64_t by) { return (count + by - 1) / by; }
 
 template <class Task>
 void parallel(const Ort::KernelContext& context, int64_t count, Task&& task) {
   if (count == 1) return task(0);
   const auto call = [](void* data, size_t index) { (*static_cast<std::remove_reference_t<Task>*>(data))(index); };
   context.ParallelFor(call, count, 0, &task);
+}
+
+template <class Task>
+void of_bits_and_block(const Matrix& m, Task&& task) {
+  const auto of_block = [&](auto bits) {
+    if (m.block == 128) return task(bits, std::integral_constant<int, 128>());
+    if (m.block == 64) return task(bits, std::integral_constant<int, 64>());
+    task(bits, std::integral_constant<int, 32>());
+  };
+  m.bits == 4 ? of_block(std::integral_constant<int, 4>()) : of_block(std::integral_constant<int, 8>());
+}
+
+// out [M, width] = rows [begin, begin + width) of the matrix times all activations; lines of `out` are `stride` apart.
+void multiply(const Matrix& m, int64_t begin, int64_t width, const Activations& x, float* out, int64_t stride) {
+  of_bits_and_block(m, [&](auto bits, auto block) {
+    constexpr int BITS = decltype(bits)::value, BLOCK = decltype(block)::value;
+    if (x.M <= FEW)
+      return ernie::few<BITS, BLOCK>(m, begin, begin + width, x, [&](int64_t row, int64_t token, float value) {
+        out[token * stride + row - begin] = value;
+      });
+    ernie::many<BITS, BLOCK>(m, begin, begin + width, x, [&](int64_t row, int64_t there, const float* sums) {
+      for (int64_t token = 0; token < x.M; ++token)
+        std::copy(sums + token * ernie::PANEL, sums + token * ernie::PANEL + there, out + token * stride + row - begin);
+    });
+  });
 }
 
 struct Form {
@@ -46,27 +77,7 @@ struct Form {
   Matrix matrix(const Ort::KernelContext& context, size_t data, size_t scales, int64_t K) const {
     if (K % ernie::CHUNK) ORT_CXX_API_THROW("rows must be a multiple of 128", ORT_INVALID_ARGUMENT);
     return {context.GetInput(data).GetTensorData<uint8_t>(),
-            static_cast<const uint16_t*>(context.GetInput(scales).GetTensorRawData()), K, static_cast<int>(bits),
-            static_cast<int>(block)};
-  }
-
-  template <class Put>
-  void multiply(const Matrix& m, int64_t begin, int64_t end, const std::vector<const Chunk*>& tokens, Put&& put) const {
-    const int64_t count = tokens.size();
-    if (bits == 4)
-      ernie::multiply<4>(m, begin, end, tokens.data(), count, put);
-    else
-      ernie::multiply<8>(m, begin, end, tokens.data(), count, put);
-  }
-
-  Activations rounded(const Ort::KernelContext& context, const float* x, int64_t rows, int64_t K) const {
-    constexpr int64_t TOGETHER = 8;
-    Activations made(rows, K);
-    parallel(context, (rows + TOGETHER - 1) / TOGETHER, [&](int64_t part) {
-      for (int64_t row = part * TOGETHER; row < std::min((part + 1) * TOGETHER, rows); ++row)
-        made.set(row, x + row * K, bits);
-    });
-    return made;
+            static_cast<const uint16_t*>(context.GetInput(scales).GetTensorRawData()), K, bits, block};
   }
 };
 
@@ -89,12 +100,13 @@ struct Linear {
     y_shape.back() = N;
     float* y = context.GetOutput(0, y_shape).GetTensorMutableData<float>();
     if (!X) return;
-    const Activations rounded = form.rounded(context, x.GetTensorData<float>(), X, K);
-    std::vector<const Chunk*> tokens(X);
-    for (int64_t token = 0; token < X; ++token) tokens[token] = rounded.row(token);
-    parallel(context, (N + ROWS - 1) / ROWS, [&](int64_t part) {
-      form.multiply(weight, part * ROWS, std::min((part + 1) * ROWS, N), tokens,
-                    [&](int64_t row, int64_t token, float value) { y[token * N + row] = value; });
+    const Activations rounded(X, K, form.bits, form.block);
+    const float* values = x.GetTensorData<float>();
+    parallel(context, X, [&](int64_t token) { rounded.set(token, values + token * K); });
+    const int64_t rows = task_rows(X);
+    parallel(context, divided(N, rows), [&](int64_t part) {
+      const int64_t begin = part * rows;
+      multiply(weight, begin, std::min(rows, N - begin), rounded, y + begin, N);
     });
   }
 };
@@ -109,7 +121,10 @@ struct Experts {
   struct Hit {
     int64_t expert;
     std::vector<int64_t> places;
-    std::vector<const Chunk*> hidden, inner;
+    Activations hidden, inner;
+    Hit(int64_t expert, const std::vector<int64_t>& places, int64_t H, int64_t I, const Form& form)
+        : expert(expert), places(places), hidden(places.size(), H, form.bits, form.block),
+          inner(places.size(), I, form.bits, form.block) {}
   };
 
   Form form;
@@ -125,61 +140,72 @@ struct Experts {
     const Matrix gate_up = form.matrix(context, 3, 4, H), down = form.matrix(context, 5, 6, I);
     float* y = context.GetOutput(0, shape(hidden)).GetTensorMutableData<float>();
     if (!X) return;
-    const Activations tokens = form.rounded(context, hidden.GetTensorData<float>(), X, H);
-    std::vector<Hit> hits = hit(context.GetInput(1).GetTensorData<int64_t>(), X, tokens);
-    std::vector<float> inner(X * k * I);
+    const std::vector<Hit> hits = hit(context.GetInput(1).GetTensorData<int64_t>(), X, H, I);
+    rounded(context, hits, [&](const Hit& each, int64_t token) {
+      each.hidden.set(token, hidden.GetTensorData<float>() + each.places[token] / k * H);
+    });
+    const Buffer<float> inner(X * k * I);
     gated(context, gate_up, hits, inner.data(), I);
-    const Activations rounded = form.rounded(context, inner.data(), X * k, I);
-    for (Hit& each : hits)
-      for (int64_t place : each.places) each.inner.push_back(rounded.row(place));
+    rounded(context, hits, [&](const Hit& each, int64_t token) {
+      each.inner.set(token, inner.data() + each.places[token] * I);
+    });
     summed(context, down, hits, context.GetInput(2).GetTensorData<float>(), y, X, H);
   }
 
-  std::vector<Hit> hit(const int64_t* indices, int64_t X, const Activations& tokens) const {
-    std::vector<Hit> every(E);
+  std::vector<Hit> hit(const int64_t* indices, int64_t X, int64_t H, int64_t I) const {
+    std::vector<std::vector<int64_t>> places(E);
     for (int64_t place = 0; place < X * k; ++place) {
       if (indices[place] < 0 || indices[place] >= E) ORT_CXX_API_THROW("there is no such expert", ORT_INVALID_ARGUMENT);
-      Hit& each = every[indices[place]];
-      each.expert = indices[place];
-      each.places.push_back(place);
-      each.hidden.push_back(tokens.row(place / k));
+      places[indices[place]].push_back(place);
     }
     std::vector<Hit> hits;
-    for (Hit& each : every)
-      if (!each.places.empty()) hits.push_back(std::move(each));
+    for (int64_t expert = 0; expert < E; ++expert)
+      if (!places[expert].empty()) hits.emplace_back(expert, places[expert], H, I, form);
     return hits;
   }
 
+  template <class Set>
+  static void rounded(const Ort::KernelContext& context, const std::vector<Hit>& hits, Set&& set) {
+    parallel(context, hits.size(), [&](int64_t task) {
+      for (int64_t token = 0; token < hits[task].hidden.M; ++token) set(hits[task], token);
+    });
+  }
+
   // inner [X·k, I] = silu(gate) · up
-  void gated(const Ort::KernelContext& context, const Matrix& gate_up, const std::vector<Hit>& hits, float* inner,
-             int64_t I) const {
-    const int64_t parts = (2 * I + ROWS - 1) / ROWS;
-    parallel(context, parts * hits.size(), [&](int64_t task) {
-      const Hit& each = hits[task / parts];
-      const int64_t begin = task % parts * ROWS, end = std::min(begin + ROWS, 2 * I), width = end - begin;
-      std::vector<float> both(each.places.size() * width);
-      form.multiply(gate_up.from(each.expert * 2 * I), begin, end, each.hidden,
-                    [&](int64_t row, int64_t token, float value) { both[token * width + row - begin] = value; });
-      for (size_t token = 0; token < each.places.size(); ++token)
-        for (int64_t i = 0; i < width; i += 2) {
-          const float gate = both[token * width + i], up = both[token * width + i + 1];
-          inner[each.places[token] * I + (begin + i) / 2] = gate / (1 + std::exp(-gate)) * up;
-        }
+  static void gated(const Ort::KernelContext& context, const Matrix& gate_up, const std::vector<Hit>& hits,
+                    float* inner, int64_t I) {
+    std::vector<std::array<int64_t, 2>> tasks;
+    for (size_t index = 0; index < hits.size(); ++index)
+      for (int64_t begin = 0; begin < 2 * I; begin += task_rows(hits[index].hidden.M))
+        tasks.push_back({static_cast<int64_t>(index), begin});
+    parallel(context, tasks.size(), [&](int64_t task) {
+      const Hit& each = hits[tasks[task][0]];
+      const int64_t begin = tasks[task][1], width = std::min(task_rows(each.hidden.M), 2 * I - begin);
+      thread_local Buffer<float> both;
+      both.grow(each.hidden.M * width);
+      multiply(gate_up.from(each.expert * 2 * I), begin, width, each.hidden, both.data(), width);
+      for (int64_t token = 0; token < each.hidden.M; ++token)
+        ernie::gate(both.data() + token * width, width / 2, inner + each.places[token] * I + begin / 2);
     });
   }
 
   // y [X, H] = the sum over a token's experts of score · down · inner, always in the order of the experts
   void summed(const Ort::KernelContext& context, const Matrix& down, const std::vector<Hit>& hits, const float* scores,
               float* y, int64_t X, int64_t H) const {
-    parallel(context, (H + ROWS - 1) / ROWS, [&](int64_t part) {
-      const int64_t begin = part * ROWS, end = std::min(begin + ROWS, H);
-      for (int64_t token = 0; token < X; ++token) std::fill(y + token * H + begin, y + token * H + end, 0.0f);
-      for (const Hit& each : hits)
-        form.multiply(down.from(each.expert * H), begin, end, each.inner,
-                      [&](int64_t row, int64_t token, float value) {
-                        const int64_t place = each.places[token];
-                        y[place / k * H + row] += scores[place] * value;
-                      });
+    const int64_t rows = task_rows(X);
+    parallel(context, divided(H, rows), [&](int64_t part) {
+      const int64_t begin = part * rows, width = std::min(rows, H - begin);
+      thread_local Buffer<float> product;
+      for (int64_t token = 0; token < X; ++token) std::fill_n(y + token * H + begin, width, 0.0f);
+      for (const Hit& each : hits) {
+        product.grow(each.inner.M * width);
+        multiply(down.from(each.expert * H), begin, width, each.inner, product.data(), width);
+        for (int64_t token = 0; token < each.inner.M; ++token) {
+          const int64_t place = each.places[token];
+          float* to = y + place / k * H + begin;
+          for (int64_t i = 0; i < width; ++i) to[i] += scores[place] * product.data()[token * width + i];
+        }
+      }
     });
   }
 };
