@@ -29,10 +29,12 @@ constexpr int64_t FEW = 3;  // activations that are multiplied row by row; more 
 
 std::vector<int64_t> shape(const Ort::ConstValue& value) { return value.GetTensorTypeAndShapeInfo().GetShape(); }
 
-// Of a matrix in one task: long runs of memory for few activations, and panels for many.
-int64_t task_rows(int64_t M) { return M <= FEW ? 128 : 2 * ernie::PANEL; }
-
 int64_t divided(int64_t count, int64_t by) { return (count + by - 1) / by; }
+
+// Of `N` rows, those of one task: long runs of memory for few activations, and panels for many.
+int64_t task_rows(int64_t N, int64_t M) {
+  return M <= FEW ? divided(N, 16 * ernie::PANEL) * ernie::PANEL : 2 * ernie::PANEL;
+}
 
 template <class Task>
 void parallel(const Ort::KernelContext& context, int64_t count, Task&& task) {
@@ -103,7 +105,7 @@ struct Linear {
     const Activations rounded(X, K, form.bits, form.block);
     const float* values = x.GetTensorData<float>();
     parallel(context, X, [&](int64_t token) { rounded.set(token, values + token * K); });
-    const int64_t rows = task_rows(X);
+    const int64_t rows = task_rows(N, X);
     parallel(context, divided(N, rows), [&](int64_t part) {
       const int64_t begin = part * rows;
       multiply(weight, begin, std::min(rows, N - begin), rounded, y + begin, N);
@@ -176,11 +178,11 @@ struct Experts {
                     float* inner, int64_t I) {
     std::vector<std::array<int64_t, 2>> tasks;
     for (size_t index = 0; index < hits.size(); ++index)
-      for (int64_t begin = 0; begin < 2 * I; begin += task_rows(hits[index].hidden.M))
+      for (int64_t begin = 0; begin < 2 * I; begin += task_rows(2 * I, hits[index].hidden.M))
         tasks.push_back({static_cast<int64_t>(index), begin});
     parallel(context, tasks.size(), [&](int64_t task) {
       const Hit& each = hits[tasks[task][0]];
-      const int64_t begin = tasks[task][1], width = std::min(task_rows(each.hidden.M), 2 * I - begin);
+      const int64_t begin = tasks[task][1], width = std::min(task_rows(2 * I, each.hidden.M), 2 * I - begin);
       thread_local Buffer<float> both;
       both.grow(each.hidden.M * width);
       multiply(gate_up.from(each.expert * 2 * I), begin, width, each.hidden, both.data(), width);
@@ -192,7 +194,7 @@ struct Experts {
   // y [X, H] = the sum over a token's experts of score · down · inner, always in the order of the experts
   void summed(const Ort::KernelContext& context, const Matrix& down, const std::vector<Hit>& hits, const float* scores,
               float* y, int64_t X, int64_t H) const {
-    const int64_t rows = task_rows(X);
+    const int64_t rows = task_rows(H, X);
     parallel(context, divided(H, rows), [&](int64_t part) {
       const int64_t begin = part * rows, width = std::min(rows, H - begin);
       thread_local Buffer<float> product;

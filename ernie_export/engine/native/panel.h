@@ -12,7 +12,7 @@ namespace ernie {
 
 constexpr int64_t PANEL = 32;
 constexpr int LANES = 16;   // rows in a vector
-constexpr int TOGETHER = 12;  // activations whose sums lie in registers at once: 24 of the 32
+constexpr int TOGETHER = 8;   // activations whose sums lie in registers at once; with more, less is done in a second
 
 // Turns 16 vectors of 16 numbers.
 inline void turn(__m512i (&v)[16]) {
@@ -73,7 +73,7 @@ inline void unpack(const uint8_t* const* rows, int64_t offset, uint8_t* out) {
 template <int BITS, int BLOCK, int T>
 inline void meet(const uint8_t* panel, const float* scales, const int8_t* values, const float* factors,
                  const int32_t* corrections, float* sums) {
-  constexpr int BLOCKS = CHUNK / BLOCK, STEPS = BLOCK / 4 / (BITS == 4 ? 2 : 1);  // vectors of K in a block
+  constexpr int BLOCKS = CHUNK / BLOCK, STEPS = BLOCK / 8;  // pairs of vectors of K in a block
   const uint8_t* other = panel + LANES * CHUNK;                                     // of the other 16 rows
 #pragma GCC unroll 4
   for (int block = 0; block < BLOCKS; ++block) {
@@ -89,9 +89,9 @@ inline void meet(const uint8_t* panel, const float* scales, const int8_t* values
         second[t] = _mm512_dpbusd_epi32(second[t], b, four);
       }
     };
-    for (int at = block * STEPS; at < (block + 1) * STEPS; ++at) {
-      step(at);
-      if (BITS == 4) step(at + 16);
+    for (int pair = block * STEPS; pair < (block + 1) * STEPS; ++pair) {
+      step(BITS == 4 ? pair : 2 * pair);
+      step(BITS == 4 ? pair + 16 : 2 * pair + 1);
     }
     const __m512 a = _mm512_load_ps(scales + block * PANEL), b = _mm512_load_ps(scales + block * PANEL + LANES);
 #pragma GCC unroll 16
