@@ -12,6 +12,8 @@ read again, so that both find them in pages as large as the system makes them.  
 repeat the layers of those of four (deeper.py): 28 need 46 GB of disk and 16 GB of memory.  `--prepare` makes the
 models and measures nothing; what is there already is used.
 
+What is not measured (`--no-quality`, `--layers` without a number) is kept from the results that are there.
+
 Quality: the KL divergence of every format from transformers in fp32, on held-out text, the same token ids for
 all.  The control, llama.cpp on fp32 weights, tells how exact the conversion is.  Writes results/llama_cpp.json.
 """
@@ -423,6 +425,7 @@ def main() -> None:
             models(work, layers, recipe, llama, given.threads)
         return
     speed = [measure(work, n, recipe, llama, given) for n in given.layers]
+    earlier = json.loads(given.output.read_text()) if given.output.exists() else {}
     recipes = [Recipe.find(name) for name in Recipe.names() if name.startswith("int4")]
     recipes = [each for each in recipes if each.calibration is None]  # benchmarks/gptq.py has the calibrated
     results = {
@@ -433,9 +436,9 @@ def main() -> None:
         "native_operators": native_library.BUILT.is_file() and os.environ.get(native_library.SWITCH) != "0",
         "prompt": PROMPT,
         "decoded": TOKENS,
-        "speed": speed,
+        "speed": speed or earlier.get("speed", []),
         "seconds_a_token_and_layer": slopes(speed) if len(speed) > 1 else None,
-        "quality": [] if given.no_quality else quality(llama, recipes, given.threads),
+        "quality": earlier.get("quality", []) if given.no_quality else quality(llama, recipes, given.threads),
     }
     given.output.write_text(json.dumps(results, indent=1) + "\n")
     show(results)

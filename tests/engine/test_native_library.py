@@ -58,7 +58,7 @@ def test_its_answers_are_as_good(
         compared = compare_logits(want, np.concatenate(parts), ids)
         kl[said] = logits_metrics([compared])["logits.kl_mean"]
     assert kl[str(library)] != kl["0"]
-    assert kl[str(library)] < most * kl["0"] and kl[str(library)] < 0.02
+    assert kl[str(library)] < most * kl["0"] and kl[str(library)] < 0.05
 
 
 def test_it_is_used_where_it_suits_alone(
