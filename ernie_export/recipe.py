@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import product
@@ -13,7 +12,7 @@ from typing import Annotated, Literal, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from ernie_export import regular_file
+from ernie_export import toml_file
 from ernie_export.errors import UserError
 from ernie_export.nearest import did_you_mean
 
@@ -226,29 +225,12 @@ class Recipe(_Table):
         Raises:
             UserError: the file cannot be read, is not TOML, or says what no recipe can say.
         """
+        told = toml_file.read(path, "recipe", f"Name a file, or one of: {', '.join(cls.names())}.")
         try:
-            return cls.model_validate(tomllib.loads(regular_file.read(path).decode("utf-8")))
-        except FileNotFoundError as error:
-            raise UserError(
-                f"There is no recipe {path}", f"Name a file, or one of: {', '.join(cls.names())}."
-            ) from error
-        except OSError as error:
-            raise UserError(
-                f"The recipe {path} cannot be read ({error.strerror})", "Name a readable TOML file."
-            ) from error
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"The recipe {path} is not UTF-8 (byte {error.start})", "Save it as UTF-8."
-            ) from error
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"The recipe {path} is not TOML: {error}", "Correct that line.") from error
-        except RecursionError as error:
-            raise UserError(f"The recipe {path} is nested too deep", "Write it flat.") from error
+            return cls.model_validate(told)
         except ValidationError as error:
             # A misspelt key is told before the key that is missing for it.
             raise _mistake(path, min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")) from error
-        except ValueError as error:  # a number of thousands of digits
-            raise UserError(f"The recipe {path} cannot be read ({error})", "Correct the number.") from error
 
     def to_toml(self) -> str:
         """The recipe as TOML, that `read` reads back to an equal recipe; the same bytes each time."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from ernie_export import regular_file
+from ernie_export import toml_file
 from ernie_export.errors import UserError
 from ernie_export.nearest import did_you_mean
 
 REINSTALL = "Correct it, or install ernie-export again."
-_TABLES = TypeAdapter(dict[str, dict[str, Any]])
 
 
 class Row(BaseModel):
@@ -32,17 +30,14 @@ def read(path: Path, row: type[AnyRow], kind: str) -> list[AnyRow]:
     Raises:
         UserError: the file cannot be read, or is no such table.
     """
-    try:
-        tables = _TABLES.validate_python(tomllib.loads(regular_file.read(path).decode("utf-8")))
-        return [row.model_validate({**table, "name": name}) for name, table in tables.items()]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})", REINSTALL) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {where}: {first['msg']}", REINSTALL) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested without end
-        raise UserError(f"{path} is no table of {kind} ({error})", REINSTALL) from error
+    tables = toml_file.read(path, f"table of {kind}")
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise UserError(f"The table of {kind} {path} is wrong ({name} is no table)", REINSTALL)
+    return [
+        toml_file.checked(row, {**table, "name": name}, path, f"table of {kind}", REINSTALL)
+        for name, table in tables.items()
+    ]
 
 
 def find(name: str, known: Iterable[AnyRow], kind: str) -> AnyRow:

@@ -56,6 +56,7 @@ ANYWHERE = {
     "regular_file",
     "digest",
     "spelling",
+    "toml_file",
     "versions",
     "__version__",
 }

@@ -27,6 +27,15 @@ def deploy(
     canary: Annotated[
         int, typer.Option(min=0, help="The first so many before the others, and those only if all are well.")
     ] = 0,
+    observe: Annotated[
+        float,
+        typer.Option(
+            metavar="S",
+            min=0,
+            max=86400,
+            help="Seconds for which the canaries' services have to stay ready before the others begin.",
+        ),
+    ] = 0,
     at_once: Annotated[int, typer.Option(min=1, help="Devices at a time.")] = 32,
     root: Annotated[
         str | None,
@@ -59,11 +68,15 @@ def deploy(
         raise UserError(
             f"--canary {canary} of {len(hosts)} leaves no device for later", "Name fewer, or more devices."
         )
+    if observe and not canary:
+        raise UserError(
+            "--observe is for canaries, and there are none", "Name how many with --canary, or leave it out."
+        )
     if ssh_config and not ssh_config.is_file():
         raise UserError(f"{ssh_config} is no file", "Name a configuration of ssh with --ssh-config.")
     parcel = Parcel.of(bundle)
     with watching(bundle, [host.text for host in hosts], canary) as watch:
-        deployed = Rollout(parcel, hosts, Way(program, root, ssh_config), watch).run(canary, at_once)
+        deployed = Rollout(parcel, hosts, Way(program, root, ssh_config), watch).run(canary, at_once, observe)
     if json:
         terminal.emit(deployed)
     else:

@@ -14,8 +14,6 @@ from ernie_export.readable import size
 
 if TYPE_CHECKING:
     from ernie_export.device.place import Installed, Place
-    from ernie_export.device.service import Service
-    from ernie_export.distribute.policy import Policy
 
 ROOT = "/var/lib/ernie-export"
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
@@ -28,6 +26,12 @@ ServiceFile = Annotated[
         "--service",
         metavar="FILE",
         help="The service to restart; without one, ROOT/service.toml if it is there.",
+    ),
+]
+Observe = Annotated[
+    float,
+    typer.Option(
+        metavar="S", min=0, max=86400, help="Seconds for which the service has to stay ready; else: back."
     ),
 ]
 
@@ -53,22 +57,24 @@ def install(
     ] = None,
     ca_file: CaFile = None,
     plain_http: PlainHttp = False,
+    observe: Observe = 0,
     json: Json = False,
 ) -> None:
     """Fetch a bundle, check it, try it, and make it the active one.
 
-    Until it is tried nothing changes; if the service does not become ready with it, the earlier one is active
-    again. What is on this device already does not travel.
+    Until it is tried nothing changes; if the service does not become ready with it, or does not stay so while it
+    is observed, the earlier one is active again. What is on this device already does not travel.
     """
     from ernie_export.device.install import Offer, install
+    from ernie_export.device.rules import policy_of, service_of
 
     place = _place(root)
-    rules, told = _policy(place, policy), _service(place, service)
+    rules, told = policy_of(place, policy), service_of(place, service)
     if max_token_ms is not None:
         rules = rules.model_copy(update={"max_token_ms": max_token_ms})
     offer = Offer.find(source, ca_file, plain_http)
     with terminal.progress() as progress:
-        installed = install(offer, place, rules, told, progress)
+        installed = install(offer, place, rules, told, progress, observe)
     _show(place, installed, json)
 
 
@@ -103,9 +109,10 @@ def status(root: Root = Path(ROOT), json: Json = False) -> None:
 def rollback(root: Root = Path(ROOT), service: ServiceFile = None, json: Json = False) -> None:
     """Make the generation before the active one the active one."""
     from ernie_export.device.install import rollback
+    from ernie_export.device.rules import service_of
 
     place = _place(root)
-    _show(place, rollback(place, _service(place, service)), json)
+    _show(place, rollback(place, service_of(place, service)), json)
 
 
 @app.command()
@@ -122,10 +129,11 @@ def receive(root: Root = Path(ROOT)) -> None:
     """Install the bundle that `ernie-export deploy` sends over ssh, which runs this on the device."""
     from ernie_export.cli.failures import as_error
     from ernie_export.device.receive import Line, failed, receive
+    from ernie_export.device.rules import policy_of, service_of
 
     line, place = Line.of_process(), _place(root)
     try:
-        receive(line, place, lambda: (_policy(place, None), _service(place, None)))
+        receive(line, place, lambda: (policy_of(place), service_of(place)))
     except Exception as exception:
         if error := as_error(exception):
             line.tell(failed(place, error))
@@ -162,27 +170,6 @@ def _place(root: Path) -> Place:
     from ernie_export.device.place import Place
 
     return Place(root)
-
-
-def _policy(place: Place, given: Path | None) -> Policy:
-    """The policy that was named, else the device's own; one that names nobody takes nothing."""
-    from ernie_export.distribute.policy import Policy
-    from ernie_export.errors import UserError
-
-    path = given or place.root / "policy.toml"
-    if given is None and not path.exists():
-        raise UserError(
-            f"There is no policy in {path}, so nobody's bundles are taken",
-            "Write one with the signers you trust (or `unsigned = true`), or name one with --policy.",
-        )
-    return Policy.read(path)
-
-
-def _service(place: Place, given: Path | None) -> Service | None:
-    from ernie_export.device.service import Service
-
-    path = given or place.root / "service.toml"
-    return Service.read(path) if given or path.exists() else None
 
 
 def _show(place: Place, installed: Installed, json: bool) -> None:

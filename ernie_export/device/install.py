@@ -16,7 +16,7 @@ from ernie_export.distribute.blobs import Blobs, FolderSource, RegistrySource, S
 from ernie_export.distribute.policy import Policy
 from ernie_export.distribute.pull import fetch_documents
 from ernie_export.distribute.registry import Registry
-from ernie_export.distribute.signing import signer_of
+from ernie_export.distribute.signing import signer_of_listed
 from ernie_export.errors import UserError, WorkError
 from ernie_export.progress import Progress, Silent
 from ernie_export.validate.report import Report
@@ -58,15 +58,19 @@ def install(
     policy: Policy,
     service: Service | None = None,
     progress: Progress | None = None,
+    observe: float = 0,
 ) -> Installed:
     """Make a bundle the active one, or leave everything as it was.
 
+    `observe`: seconds for which the service has to stay ready with it, once it has become so.
+
     Raises:
-        UserError: it does not suit this device, or it is installed already.
+        UserError: it does not suit this device, or it is installed already; nobody can tell whether it stays ready.
         WorkError: it is damaged, not signed as the policy wants, fails its trial, or the service does not
-            become ready with it (then the earlier one is active again).
+            become ready with it, or stay so (then the earlier one is active again).
     """
     progress = progress or Silent()
+    require_observable(service, observe)
     with place.held() as blobs:
         active = place.active()
         digest = offer.documents[Manifest.FILE].sha256
@@ -74,9 +78,10 @@ def install(
             raise UserError(f"{offer.name} is what is active here already", "There is nothing to do.")
         number = place.next_number()
         bundle = place.partial(number) / "bundle"
-        _fetch(offer, blobs, bundle, progress)
-        signer = signer_of(bundle, policy, verified=True)
-        manifest, report = Manifest.read(bundle), Report.read(bundle / Report.FILE)
+        manifest = _fetch_documents(offer, blobs, bundle)
+        report = Report.read(bundle / Report.FILE)
+        # Before the rest is fetched: a stranger does not fill this disk.
+        signer = signer_of_listed(bundle, policy)
         if active and not policy.downgrade and report.time < active.built:
             raise WorkError(
                 f"{offer.name} is older ({report.time}) than what is active ({active.built})",
@@ -84,6 +89,7 @@ def install(
             )
         if manifest.verdict != "passed" or report.verdict != "passed":
             raise WorkError(f"{offer.name} did not pass its own gates", "Install one that did.")
+        _fetch(offer, manifest, blobs, bundle, progress)
         require_suited(bundle, manifest)
         with progress.step("Try it"):
             tried = try_out(bundle, policy)
@@ -101,33 +107,61 @@ def install(
             max_token_ms=policy.max_token_ms,
         )
         place.keep(place.partial(number), installed)
-        with progress.step("Switch"):
-            activate(place, installed, active, service)
+        activate(place, installed, active, service, progress, observe)
         place.collect()
         return installed
 
 
-def activate(place: Place, chosen: Installed, active: Installed | None, service: Service | None) -> None:
-    """Switch, tell the service, and go back if it does not become ready.
+def require_observable(service: Service | None, observe: float) -> None:
+    """Raises UserError where something is to be observed, and no service is known."""
+    if observe and service is None:
+        raise UserError(
+            "Nobody can tell here whether the service stays ready: there is no service.toml",
+            "Write one (`ernie-export device unit` does), or do without --observe.",
+        )
+
+
+def observed(service: Service, seconds: float, progress: Progress) -> None:
+    """Raises WorkError where the service does not stay ready for so long."""
+    if seconds:
+        with progress.step("Observe", seconds, "s") as step:
+            service.stay_ready(seconds, step)
+
+
+def activate(
+    place: Place,
+    chosen: Installed,
+    active: Installed | None,
+    service: Service | None,
+    progress: Progress | None = None,
+    observe: float = 0,
+) -> None:
+    """Switch, tell the service, and go back if it does not become ready, and stay so for `observe` seconds.
 
     Raises:
         WorkError: it did not; `active` is the active one again, or none, as it was.
     """
-    place.switch(chosen.number)
+    progress = progress or Silent()
+    with progress.step("Switch"):
+        place.switch(chosen.number)
     if service is None:
         return
     try:
-        service.start_anew()
+        with progress.step("Start"):
+            service.start_anew()
+        observed(service, observe, progress)
     except WorkError as error:
         place.refuse(chosen.number, error.cause)
         if active is None:
             place.deactivate()
             raise
         place.switch(active.number)
-        service.start_anew()
-        raise WorkError(
-            f"{error.cause}; generation {active.number} is active again", "Look at the service's log."
-        ) from error
+        again = f"{error.cause}; generation {active.number} is active again"
+        try:
+            service.start_anew()
+        except WorkError as second:
+            again += f", and it is not well either ({second.cause})"
+        raise WorkError(again, "Look at the service's log.") from error
 
 
 def rollback(place: Place, service: Service | None = None) -> Installed:
@@ -146,13 +180,18 @@ def rollback(place: Place, service: Service | None = None) -> Installed:
         return earlier
 
 
-def _fetch(offer: Offer, blobs: Blobs, bundle: Path, progress: Progress) -> None:
-    """The bundle's files, each checked, in the new folder `bundle`."""
+def _fetch_documents(offer: Offer, blobs: Blobs, bundle: Path) -> Manifest:
+    """The manifest, and in the new folder `bundle` the documents beside it."""
     _, manifest = fetch_documents(blobs, offer.documents, offer.source)
-    files = offer.documents | manifest.files
-    with progress.step("Fetch", sum(entry.size for entry in files.values()), "B") as step:
-        blobs.fetch(files, offer.source, step)
-    blobs.assemble(files, bundle)
+    blobs.assemble(offer.documents, bundle)
+    return manifest
+
+
+def _fetch(offer: Offer, manifest: Manifest, blobs: Blobs, bundle: Path, progress: Progress) -> None:
+    """The files that the manifest lists, each checked, in the folder `bundle`."""
+    with progress.step("Fetch", sum(entry.size for entry in manifest.files.values()), "B") as step:
+        blobs.fetch(manifest.files, offer.source, step)
+    blobs.assemble(manifest.files, bundle)
     _require_whole(bundle, offer.name)
 
 

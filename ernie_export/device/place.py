@@ -76,11 +76,14 @@ class Place:
     def held(self) -> Iterator[Blobs]:
         """This process alone changes the place, beginning from what is whole, and leaving nothing half-made.
 
+        Whatever mask the process has: a service of another user can read what is made, and nobody else write it.
+
         Raises:
             WorkError: another one is at it.
         """
-        self.generations.mkdir(parents=True, exist_ok=True)
-        with lock.held(self.root):
+        with _umask(0o022):
+            self.generations.mkdir(parents=True, exist_ok=True)
+        with lock.held(self.root), _umask(0o022):
             self._tidy()
             try:
                 yield Blobs(self.root / "blobs")
@@ -172,3 +175,12 @@ class Place:
                 freed += blob.stat().st_size
                 blob.unlink()
         return freed
+
+
+@contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)

@@ -57,8 +57,11 @@ class Line:
         try:
             return Offer.model_validate_json(self.incoming.readline(LONGEST))
         except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "line"
             raise UserError(
-                "No bundle is offered on stdin", "This command is run by `ernie-export deploy`."
+                f"No bundle is offered on stdin ({where}: {first['msg']})",
+                "This command is run by `ernie-export deploy`.",
             ) from error
 
 
@@ -71,14 +74,19 @@ def receive(line: Line, place: Place, rules: Rules) -> None:
     line.tell(Hello(version=__version__))
     offered = line.offer()
     policy, service = rules()
+    install.require_observable(service, offered.observe)
     active = place.active()
     already = active is not None and active.manifest_sha256 == offered.documents[Manifest.FILE].sha256
     if active and already:
         installed = active
+        if service:
+            install.observed(service, offered.observe, Relay(line))
     else:
         offer = install.Offer(offered.name, offered.documents, SshSource(line.incoming, line.tell))
-        installed = install.install(offer, place, policy, service, Relay(line))
-    line.tell(Done(generation=installed.number, signer=installed.signer, already=already))
+        installed = install.install(offer, place, policy, service, Relay(line), offered.observe)
+    line.tell(
+        Done(generation=installed.number, signer=installed.signer, already=already, observed=offered.observe)
+    )
 
 
 def failed(place: Place, error: ErnieExportError) -> Failed:

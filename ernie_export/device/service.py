@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import subprocess
 import time
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from ernie_export import regular_file
-from ernie_export.errors import UserError, WorkError
+from ernie_export import toml_file
+from ernie_export.errors import WorkError
+from ernie_export.progress import Step
 
 EVERY = 0.5
-"""Seconds from one question to the next."""
+"""Seconds from one question to the next, while it starts."""
+OBSERVED_EVERY = 2.0
+"""Seconds from one question to the next, while it is observed."""
 Command = Annotated[list[str], Field(min_length=1)]
 
 
@@ -35,15 +37,7 @@ class Service(BaseModel):
     @classmethod
     def read(cls, path: Path) -> Service:
         """Raises UserError where the file is none."""
-        try:
-            return cls.model_validate(tomllib.loads(regular_file.read(path).decode()))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not TOML ({error})", "Mend it.") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UserError(
-                f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", "Mend it."
-            ) from error
+        return toml_file.checked(cls, toml_file.read(path, "service file"), path, "service file")
 
     def start_anew(self) -> None:
         """Restart the service and wait until it is ready.
@@ -65,6 +59,20 @@ class Service(BaseModel):
                         f"The service is not ready after {self.within:.0f} s ({told.cause})", told.remedy
                     ) from error
             time.sleep(EVERY)
+
+    def stay_ready(self, seconds: float, step: Step) -> None:
+        """Ask it again and again for that time; `step` advances by the seconds that passed.
+
+        Raises:
+            WorkError: it is not ready any more.
+        """
+        begun, shown = time.monotonic(), 0.0
+        while shown < seconds:
+            time.sleep(min(OBSERVED_EVERY, seconds - shown))
+            self._run(self.ready, self.within, "did not stay ready")
+            passed = min(time.monotonic() - begun, seconds)
+            step.advance(passed - shown)
+            shown = passed
 
     def _run(self, command: list[str], within: float, what: str) -> None:
         try:

@@ -16,7 +16,7 @@ from typing import BinaryIO, Protocol
 
 from ernie_export import atomic
 from ernie_export.bundle.manifest import FileEntry, Manifest
-from ernie_export.digest import PIECE
+from ernie_export.digest import pieces
 from ernie_export.distribute.registry import Registry
 from ernie_export.errors import UserError, WorkError
 from ernie_export.progress import Step
@@ -52,10 +52,9 @@ class FolderSource:
 
     def fetch(self, path: str, entry: FileEntry, to: Path, step: Step) -> int:
         """Raises WorkError where the file is not what its manifest lists."""
-        state, left = hashlib.sha256(), entry.size
+        state = hashlib.sha256()
         with _regular(self._folder / path) as source, to.open("wb") as target:
-            while piece := source.read(min(PIECE, left)):
-                left -= len(piece)
+            for piece in pieces(source, entry.size):
                 state.update(piece)
                 target.write(piece)
                 step.advance(len(piece))

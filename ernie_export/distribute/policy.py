@@ -14,13 +14,12 @@ issuer = "https://token.actions.githubusercontent.com"
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ernie_export import regular_file
+from ernie_export import toml_file
 from ernie_export.errors import UserError
 
 
@@ -64,17 +63,8 @@ class Policy(BaseModel):
         Raises:
             UserError: it is none, or could take nothing.
         """
-        try:
-            policy = cls.model_validate(tomllib.loads(regular_file.read(path).decode()))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"The policy {path} is not TOML ({error})", "Mend it.") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "policy"
-            raise UserError(
-                f"The policy {path} is wrong ({where}: {first['msg']})",
-                "Mend it; the documentation has an example.",
-            ) from error
+        remedy = "Mend it; the documentation has an example."
+        policy = toml_file.checked(cls, toml_file.read(path, "policy"), path, "policy", remedy)
         if not policy.signers and not policy.unsigned:
             raise UserError(f"The policy {path} names no signer", "Add [[signers]], or unsigned = true.")
         beside = [

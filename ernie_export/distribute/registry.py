@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
+from ernie_export.digest import PIECE, pieces
 from ernie_export.distribute.address import Address
 from ernie_export.distribute.connection import Connection
 from ernie_export.distribute.sessions import Sessions
@@ -25,7 +26,6 @@ from ernie_export.progress import Step
 if TYPE_CHECKING:
     from requests import Response
 
-PIECE = 1 << 20
 CHUNK = 16 << 20
 """Bytes that one request uploads: all that is in memory of a file."""
 LARGEST_MANIFEST = 4 << 20
@@ -146,7 +146,7 @@ class Registry:
         with path.open("a+b") as file:
             file.truncate(min(file.tell(), size))
             file.seek(0)
-            while piece := file.read(PIECE):
+            for piece in pieces(file):
                 state.update(piece)
             progress.reach(file.tell())
             self._insistently(
@@ -166,13 +166,19 @@ class Registry:
         if have == size:
             return
         with self._answered() as ask:
-            headers = {"Range": f"bytes={have}-"} if have else {}
+            # As the blob's own bytes: what would be unpacked on the way could be a bomb.
+            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
             response = ask("GET", f"blobs/{digest}", headers, stream=True)
             if response.status_code == 404:
                 raise WorkError(f"The registry no longer holds {digest}", "Push the bundle again.")
             _expect(response, 200, 206)
+            if (packed := response.headers.get("Content-Encoding", "identity")) != "identity":
+                raise WorkError(
+                    f"The registry packs {digest} ({packed[:20]}), and was asked not to",
+                    "Look at what stands in front of the registry.",
+                )
             skip = have if response.status_code == 200 else 0
-            for piece in response.iter_content(PIECE):
+            for piece in _raw(response):
                 skipped = min(skip, len(piece))
                 skip -= skipped
                 piece = piece[skipped:]
@@ -191,8 +197,8 @@ class Registry:
         place, start = self._begun(key)
         state = hashlib.sha256()
         file.seek(0)
-        while file.tell() < start:
-            state.update(file.read(min(PIECE, start - file.tell())))
+        for piece in pieces(file, start):
+            state.update(piece)
         while chunk := file.read(CHUNK):
             end = start + len(chunk)
             state.update(chunk)
@@ -253,6 +259,22 @@ class Registry:
 
 
 OCTETS = {"Content-Type": "application/octet-stream"}
+
+
+def _raw(response: Response) -> Iterator[bytes]:
+    """What comes over the connection, piece by piece, as it is.
+
+    Raises:
+        requests.RequestException: the connection broke.
+    """
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    try:
+        while piece := response.raw.read(PIECE, decode_content=False):
+            yield piece
+    except HTTPError as error:
+        raise requests.ConnectionError(error) from error
 
 
 def digest_of(data: bytes) -> str:

@@ -78,6 +78,17 @@ def signer_of(
         WorkError: the bundle is damaged, not signed, changed after it was signed, or signed by another.
     """
     _require_whole(folder, progress, content=not verified)
+    return signer_of_listed(folder, policy)
+
+
+def signer_of_listed(folder: Path, policy: Policy) -> str | None:
+    """The name of the policy's signer that signed what the manifest in `folder` lists; None as above.
+
+    The listed files need not be there: who signed is known before they are fetched.
+
+    Raises:
+        WorkError: it is not signed, or by another.
+    """
     signature = folder / SIGNATURE
     if not signature.exists():
         if policy.unsigned:

@@ -39,7 +39,7 @@ class SshProcess:
         while line := self._process.stdout.readline(LONGEST):
             yield line
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Raises BrokenPipeError once it has ended."""
         assert self._process.stdin
         self._process.stdin.write(data)

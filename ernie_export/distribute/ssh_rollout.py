@@ -103,8 +103,10 @@ class Rollout:
         self._running: set[SshProcess] = set()
         self._stopped = False
 
-    def run(self, canaries: int = 0, at_once: int = AT_ONCE) -> Deployed:
+    def run(self, canaries: int = 0, at_once: int = AT_ONCE, observe: float = 0) -> Deployed:
         """Deploy to all of them, the first `canaries` before the others.
+
+        `observe`: seconds for which the canaries' services have to stay ready before the others begin.
 
         Whatever happens to a device is in its result. An exception in this thread, Ctrl-C say, ends all
         connections; what has arrived stays where it is.
@@ -115,7 +117,7 @@ class Rollout:
                 results += [self._left_out(host, ill) for host in wave]
             elif wave:
                 canary = not results and canaries > 0
-                results += self._at_once(wave, canary, min(at_once, len(wave)))
+                results += self._at_once(wave, canary, min(at_once, len(wave)), observe if canary else 0)
         return Deployed(
             bundle=str(self._parcel.folder),
             manifest_sha256=self._parcel.files[Manifest.FILE].sha256,
@@ -123,9 +125,11 @@ class Rollout:
             hosts=results,
         )
 
-    def _at_once(self, wave: Sequence[Destination], canary: bool, threads: int) -> list[HostResult]:
+    def _at_once(
+        self, wave: Sequence[Destination], canary: bool, threads: int, observe: float
+    ) -> list[HostResult]:
         with ThreadPoolExecutor(threads) as pool:
-            sent = [pool.submit(self._deploy, host, canary) for host in wave]
+            sent = [pool.submit(self._deploy, host, canary, observe) for host in wave]
             try:
                 return [each.result() for each in sent]
             except BaseException:
@@ -138,15 +142,15 @@ class Rollout:
             for ssh in self._running:
                 ssh.terminate()
 
-    def _deploy(self, host: Destination, canary: bool) -> HostResult:
+    def _deploy(self, host: Destination, canary: bool, observe: float) -> HostResult:
         begun = time.monotonic()
         self._watch.connecting(host.text)
         result = HostResult(host=host.text, canary=canary, outcome="failed")
         ssh = None
         try:
             ssh = self._connection(host)
-            told = self._converse(host, ssh)
-            result = result.model_copy(update=_found(told))
+            told = self._converse(host, ssh, observe)
+            result = result.model_copy(update=_found(told, observe))
         except WorkError as error:
             result = result.model_copy(update={"cause": error.cause, "remedy": error.remedy})
         seconds = time.monotonic() - begun
@@ -162,10 +166,10 @@ class Rollout:
             self._running.add(ssh)
             return ssh
 
-    def _converse(self, host: Destination, ssh: SshProcess) -> Done | Failed:
+    def _converse(self, host: Destination, ssh: SshProcess, observe: float) -> Done | Failed:
         sender = Sender(self._parcel, ssh, lambda step: self._watch.step(host.text, step))
         try:
-            told = sender.send(self._offer)
+            told = sender.send(self._offer.model_copy(update={"observe": observe}))
         finally:
             with self._lock:
                 self._running.discard(ssh)
@@ -185,12 +189,18 @@ class Rollout:
         return result
 
 
-def _found(told: Done | Failed) -> dict[str, object]:
-    """What the device said, as fields of a HostResult."""
+def _found(told: Done | Failed, observe: float) -> dict[str, object]:
+    """What the device said, as fields of a HostResult; `observe` is what it was asked for."""
     if isinstance(told, Failed):
         error = WorkError(
             told.cause, told.remedy
         )  # of a program elsewhere: shortened, and without control codes
         return {"cause": error.cause, "remedy": error.remedy, "generation": told.active}
+    if told.observed < observe:
+        return {
+            "cause": "It runs the bundle, and its ernie-export is too old to observe the service",
+            "remedy": "Update it there, or do without --observe.",
+            "generation": told.generation,
+        }
     outcome: Outcome = "already active" if told.already else "installed"
     return {"outcome": outcome, "generation": told.generation, "signer": told.signer}

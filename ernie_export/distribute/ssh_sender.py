@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from ernie_export.bundle.files import UNLISTED
 from ernie_export.bundle.manifest import FileEntry, Manifest
 from ernie_export.bundle.verify import verify
+from ernie_export.digest import pieces
 from ernie_export.distribute.artifact import files_of
 from ernie_export.distribute.ssh_messages import PROTOCOL, Done, Failed, Hello, Offer, Step, Told, Want
 from ernie_export.distribute.ssh_process import SshProcess
 from ernie_export.errors import WorkError
 
-PIECE = 1 << 20
 CHATTER = 64 << 10
 """Bytes that a login shell may print before our program speaks."""
 
@@ -48,7 +48,7 @@ class Parcel:
     def offer(self, name: str) -> Offer:
         return Offer(name=name, documents={path: self.files[path] for path in UNLISTED if path in self.files})
 
-    def pieces(self, want: Want) -> Iterator[bytes]:
+    def bytes_of(self, want: Want) -> Iterator[bytes | memoryview]:
         """A file from some byte on, of exactly the length that the manifest lists.
 
         Raises:
@@ -61,9 +61,9 @@ class Parcel:
             )
         left = entry.size - want.start
         try:
-            with (self.folder / want.path).open("rb") as file:
+            with (self.folder / want.path).open("rb", buffering=0) as file:
                 file.seek(want.start)
-                while left and (piece := file.read(min(PIECE, left))):
+                for piece in pieces(file, left):
                     yield piece
                     left -= len(piece)
         except FileNotFoundError:
@@ -82,6 +82,8 @@ class Sender:
         self._ssh = ssh
         self._watch = watch
         self._failure: WorkError | None = None
+        # A file is wanted once, and once more where the beginning that was there proves damaged.
+        self._wants_left = 2 * len(parcel.files)
         self.begun = False
         """Whether our program over there has answered."""
 
@@ -110,8 +112,12 @@ class Sender:
                     WorkError(f"It says what is no word of ours ({_shown(line)})", "Look at --program.")
                 )
                 break
-            if isinstance(told, Want):
-                sending.submit(self._send, self._parcel.pieces(told))
+            if isinstance(told, Want) and not self._wants_left:
+                self._fail(WorkError("It asks for files without end", "Look at the program there."))
+                break
+            elif isinstance(told, Want):
+                self._wants_left -= 1
+                sending.submit(self._send, self._parcel.bytes_of(told))
             elif isinstance(told, Step):
                 self._watch(told)
             else:
@@ -146,7 +152,7 @@ class Sender:
             return True
         return False
 
-    def _send(self, pieces: Iterator[bytes]) -> None:
+    def _send(self, pieces: Iterator[bytes | memoryview]) -> None:
         try:
             for piece in pieces:
                 self._ssh.write(piece)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ernie_export.bundle.manifest import FileEntry
-from ernie_export.digest import PIECE
+from ernie_export.digest import pieces
 from ernie_export.distribute.ssh_messages import Want
 from ernie_export.errors import WorkError
 from ernie_export.progress import Step
@@ -40,16 +40,16 @@ class SshSource:
             file.truncate(min(file.tell(), entry.size))
             file.seek(0)
             state = hashlib.sha256()
-            while piece := file.read(PIECE):
+            for piece in pieces(file):
                 state.update(piece)
             start = file.tell()
             step.advance(start)
             if start < entry.size:
                 with self._turn(Want(path=path, start=start)):
-                    for piece in self._pieces(entry.size - start):
-                        state.update(piece)
-                        file.write(piece)
-                        step.advance(len(piece))
+                    for arrived in self._pieces(entry.size - start):
+                        state.update(arrived)
+                        file.write(arrived)
+                        step.advance(len(arrived))
             file.flush()
             os.fsync(file.fileno())
         if state.hexdigest() == entry.sha256:

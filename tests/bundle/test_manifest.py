@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ernie_export.bundle import manifest
 from ernie_export.bundle.manifest import FileEntry, Manifest
 from ernie_export.bundle.write import seal
 from ernie_export.errors import UserError
-from ernie_export.validate.report import Report, Source
+from ernie_export.validate.report import Claim, Report, Source
 
 patient = settings(deadline=None, max_examples=50)
 ENTRY = FileEntry(size=0, sha256="0" * 64)
@@ -50,7 +49,7 @@ def test_the_same_files_give_the_same_bytes_wherever_and_whenever(
 ) -> None:
     again = shutil.copytree(sealed, tmp_path / "elsewhere" / "x")
     later = report.model_copy(update={"time": "2030-01-01T00:00:00+00:00", "timings": {"windows": 9.0}})
-    seal(again, later, [manifest.Claim(claim="graph", where="built here")])
+    seal(again, later, [Claim(claim="graph", where="built here")])
     assert (again / "manifest.json").read_bytes() == (sealed / "manifest.json").read_bytes()
     assert str(tmp_path).encode() not in (sealed / "manifest.json").read_bytes()
     assert (sealed / "manifest.json").read_bytes().endswith(b"}\n")

@@ -118,7 +118,7 @@ def test_receive_is_not_for_people(tmp_path: Path) -> None:
         [*PROGRAM, "device", "receive"], input="hello\n", capture_output=True, text=True, env=environment
     )
     assert ran.returncode == 2 and ran.stderr.startswith(
-        "error: No bundle is offered on stdin. This command is run by"
+        "error: No bundle is offered on stdin (line: Invalid JSON"
     )
     assert [json.loads(line)["kind"] for line in ran.stdout.splitlines()] == ["ernie-export", "failed"]
 
@@ -129,6 +129,7 @@ def test_receive_is_not_for_people(tmp_path: Path) -> None:
         (["--to", "-oProxyCommand=touch x"], "'-oProxyCommand=touch x' is no host"),
         (["--to", "a", "--to", "a"], "a is named twice"),
         (["--to", "a", "--canary", "1"], "--canary 1 of 1 leaves no device for later"),
+        (["--to", "a", "--observe", "9"], "--observe is for canaries, and there are none"),
         (["--to", "a", "--ssh-config", "nowhere"], "nowhere is no file"),
         ([], "Missing option '--to'"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.verify import verify
+from ernie_export.device import service as module
 from ernie_export.device.install import Offer, install, rollback
 from ernie_export.device.place import Place
 from ernie_export.device.service import Service
@@ -138,6 +140,53 @@ def test_a_service_that_does_not_become_ready(bundle: BuiltBundle, place: Place,
     assert "is not ready" in (place.refused(2) or "")
     installed = install(offer(bundle("int8")), place, ANYBODY, service(tmp_path, "True"))
     assert installed.number == 3 and place.active() == installed
+
+
+@pytest.mark.parametrize("ill", ["never", "the new version", "both"])
+def test_a_service_is_observed(
+    bundle: BuiltBundle, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ill: str
+) -> None:
+    """It is ready at once with the new version, and then, after the third question, no more."""
+    monkeypatch.setattr(module, "OBSERVED_EVERY", 0.05)
+    install(offer(bundle("int4")), place, ANYBODY)
+    asked, recipe = tmp_path / "asked", place.current / "bundle" / "recipe.toml"
+    fine = {"never": "true", "the new version": f'grep -q int4 "{recipe}"', "both": "false"}[ill]
+    ready = f'echo >> "{asked}"; [ $(wc -l < "{asked}") -le 3 ] || {fine} || {{ echo it leaks; exit 1; }}'
+    told = Service(restart=["true"], ready=["sh", "-c", ready], within=1)
+    if ill == "never":
+        installed = install(offer(bundle("int8")), place, ANYBODY, told, observe=0.5)
+        assert place.active() == installed and len(asked.read_text()) > 5
+        return
+    with pytest.raises(WorkError, match="did not stay ready: sh: it leaks; generation 1 is active") as failed:
+        install(offer(bundle("int8")), place, ANYBODY, told, observe=60)
+    assert ("not well either (The service is not ready" in failed.value.cause) == (ill == "both")
+    active = place.active()
+    assert active and active.number == 1
+    assert place.refused(2) == "The service did not stay ready: sh: it leaks"
+
+
+def test_what_nobody_can_observe(bundle: BuiltBundle, place: Place) -> None:
+    with pytest.raises(UserError, match=r"there is no service\.toml"):
+        install(offer(bundle("int4")), place, ANYBODY, observe=1)
+    assert not place.root.exists()
+
+
+def test_a_stranger_does_not_fill_the_disk(bundle: BuiltBundle, place: Place, tmp_path: Path) -> None:
+    """Who signed is known before anything but the documents is fetched."""
+    with pytest.raises(WorkError, match="is not signed"):
+        install(offer(bundle("int4")), place, Policy())
+    documents = {path.name for path in (place.root / "blobs").iterdir()}
+    assert documents == {entry.sha256 for entry in offer(bundle("int4")).documents.values()}
+
+
+def test_everybody_can_read_and_nobody_else_write(bundle: BuiltBundle, place: Place) -> None:
+    before = os.umask(0o077)
+    try:
+        install(offer(bundle("int4")), place, ANYBODY)
+    finally:
+        assert os.umask(before) == 0o077
+    for path in [place.root, *(place.current.resolve()).rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
 
 
 def test_a_service_that_cannot_be_restarted(bundle: BuiltBundle, place: Place) -> None:

@@ -123,7 +123,7 @@ def test_what_was_received_is_not_fetched_again(registry: DockerRegistry, tmp_pa
 
     there._connection.ask = recording  # type: ignore[assignment, method-assign]
     there.download(digest, CHUNK, tmp_path / "back", STEP)
-    assert asked == [{"Range": f"bytes={CHUNK - 10}-"}]
+    assert [headers["Range"] for headers in asked] == [f"bytes={CHUNK - 10}-"]
     assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ernie_export import lock
+from ernie_export.bundle.files import UNLISTED
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.verify import verify
 from ernie_export.device.install import Offer, install
@@ -48,9 +49,14 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 
 def deploy(
-    fleet: Fleet, bundle: Path, hosts: Sequence[Device | str] = (), canaries: int = 0, log: Log | None = None
+    fleet: Fleet,
+    bundle: Path,
+    hosts: Sequence[Device | str] = (),
+    canaries: int = 0,
+    log: Log | None = None,
+    observe: float = 0,
 ) -> list[HostResult]:
-    return rollout(fleet, bundle, hosts, log).run(canaries).hosts
+    return rollout(fleet, bundle, hosts, log).run(canaries, observe=observe).hosts
 
 
 def rollout(
@@ -80,7 +86,8 @@ def test_only_what_changed_travels(bundle: BuiltBundle, fleet: Fleet, tmp_path: 
         assert parcel.size < result.sent < parcel.size + 2000
         active = device.place.active()
         assert active and active.source.endswith(f":{built}")
-    for word in ("connecting", f"Fetch {parcel.size}/{parcel.size}", "Switch 0/0", "installed"):
+    listed = sum(entry.size for path, entry in parcel.files.items() if path not in UNLISTED)
+    for word in ("connecting", f"Fetch {listed}/{listed}", "Switch 0/0", "installed"):
         assert f"{first.name} {word}" in log.said
     assert outcomes(deploy(fleet, built, (first, second))) == [("already active", 1)] * 2
 
@@ -124,6 +131,46 @@ def test_canaries_come_first(bundle: BuiltBundle, fleet: Fleet) -> None:
         "installed"
     ] * 3
     assert log.said.index(f"{canary.name} installed") < log.said.index(f"{others[0].name} connecting")
+
+
+def test_a_canary_is_observed(bundle: BuiltBundle, fleet: Fleet) -> None:
+    canary, other, _ = fleet.devices
+    installed_before(canary, bundle("int8"))
+    # Ready at once with the new version, and then, after the second question, no more.
+    questions = "$(wc -l < ../../../asked)"
+    canary.service(
+        f"""grep -q 'name = "int8"' recipe.toml || {{ echo >> ../../../asked; [ {questions} -le 2 ]; }}"""
+    )
+    results = deploy(fleet, bundle("int4"), (canary, other), canaries=1, observe=60)
+    assert outcomes(results) == [("failed", 1), ("left out", None)]
+    assert "did not stay ready" in str(results[0].cause)
+    assert "generation 1 is active again" in str(results[0].cause)
+
+    log = Log()
+    canary.service("true")
+    other.service("true")
+    results = deploy(fleet, bundle("int4"), (canary, other), canaries=1, log=log, observe=0.5)
+    assert [result.outcome for result in results] == ["installed"] * 2
+    assert f"{canary.name} Observe 0/0" in log.said  # of half a second
+    assert not any(said.startswith(f"{other.name} Observe") for said in log.said)
+
+    # What runs already is observed too, and stays, ill as it may be.
+    canary.service("echo out of memory; false")
+    results = deploy(fleet, bundle("int4"), (canary, other), canaries=1, observe=60)
+    assert outcomes(results) == [("failed", 3), ("left out", None)]
+    assert "did not stay ready: sh: out of memory" in str(results[0].cause)
+
+
+def test_a_canary_that_cannot_observe(bundle: BuiltBundle, fleet: Fleet) -> None:
+    old, without, _ = fleet.devices
+    old.service("true")
+    # A version from before `observe` neither knows the word nor says it.
+    old.run_instead('$REAL "$@" | sed -u \'s/,"observed":[0-9.]*//\'')
+    results = deploy(fleet, bundle("int4"), (old, without), canaries=1, observe=0.1)
+    assert outcomes(results) == [("failed", 1), ("left out", None)]
+    assert "too old to observe" in str(results[0].cause)
+    results = deploy(fleet, bundle("int4"), (without, old), canaries=1, observe=0.1)
+    assert "there is no service.toml" in str(results[0].cause) and without.place.active() is None
 
 
 def test_a_cut_connection_goes_on_where_it_stopped(bundle: BuiltBundle, fleet: Fleet) -> None:

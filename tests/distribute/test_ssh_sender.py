@@ -60,7 +60,11 @@ say(DONE)
          "asks for '../secret', which the bundle does not hold"),
         ("""say(HELLO); say('{"kind": "want", "path": "file", "start": 11}'); sys.stdin.read()""",
          "asks for 'file'"),
+        ("""say(HELLO)
+for _ in range(3): say('{"kind": "want", "path": "file", "start": 0}')
+sys.stdin.read()""", "asks for files without end"),
         ("say(HELLO); say('{\"kind\": \"sing\"}'); sys.stdin.read()", "no word of ours .*sing"),
+        ("""say(HELLO); say('{"kind": "step", "title": "x", "done": NaN}'); sys.stdin.read()""", "no word of ours"),
         ("say(HELLO.replace('1', '2')); sys.stdin.read()", "ernie-export 9 there does not understand"),
         ("while True: say('x' * 1000)", r"not ernie-export that answers \(xxx"),
         ("sys.stdout.write('x' * 3_000_000); sys.stdin.read()", r"not ernie-export that answers \(xxx"),
@@ -69,6 +73,17 @@ say(DONE)
 def test_what_is_no_device_of_ours(tmp_path: Path, code: str, words: str) -> None:
     with pytest.raises(WorkError, match=words):
         send(tmp_path, code)
+
+
+def test_what_a_device_says_is_printable(tmp_path: Path) -> None:
+    code = """
+say(HELLO)
+say('{"kind": "step", "title": "Fetch\\\\u001b[2J", "unit": "' + "B" * 9999 + '"}')
+say(DONE)
+"""
+    steps: list[Step] = []
+    send(tmp_path, code, steps)
+    assert (steps[0].title, len(steps[0].unit)) == ("Fetch?[2J", 500)
 
 
 def test_the_bundle_becomes_shorter_on_the_way(tmp_path: Path) -> None:

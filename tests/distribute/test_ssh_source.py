@@ -44,7 +44,7 @@ def answered(
         left, parcel = most, Parcel(folder, files)
         with os.fdopen(writing, "wb") as line:
             while left != 0 and (want := asked.get()):
-                for piece in parcel.pieces(want):
+                for piece in parcel.bytes_of(want):
                     line.write(piece[:left])
                     left = left if left is None else left - len(piece[:left])
                 line.flush()
