@@ -12,6 +12,7 @@ A generation is complete before it has its name, and the switch is one rename: w
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,12 +101,28 @@ class Place:
     def all(self) -> list[Installed]:
         """Every generation, the oldest first."""
         numbers = sorted(int(path.name) for path in self.generations.glob("[0-9]*") if path.name.isdecimal())
-        return [Installed.load(self.generation(number) / Installed.FILE) for number in numbers]
+        return [self.installed(number) for number in numbers]
+
+    def installed(self, number: int) -> Installed:
+        """What was noted of a generation.
+
+        Raises:
+            UserError: the record is damaged, or that of another one.
+        """
+        path = self.generation(number) / Installed.FILE
+        found = Installed.load(path)
+        if found.number != number:
+            raise UserError(f"The record {path} is that of generation {found.number}", Installed.REMEDY)
+        return found
 
     def active(self) -> Installed | None:
         if not self.current.is_symlink():
             return None
-        return Installed.load(self.current / Installed.FILE)
+        target = os.readlink(self.current)
+        found = re.fullmatch(r"generations/([0-9]{1,9})", target)
+        if not found:
+            raise UserError(f"{self.current} leads to {target}", "Remove it, and install a bundle again.")
+        return self.installed(int(found[1]))
 
     def refused(self, number: int) -> str | None:
         path = self.generation(number) / Refused.FILE
@@ -157,7 +174,7 @@ class Place:
             raise UserError(
                 f"There is no generation before {than.number} to go back to", "Install another bundle."
             )
-        return Installed.load(self.generation(number) / Installed.FILE)
+        return self.installed(number)
 
     def collect(self) -> int:
         """Remove what is neither active nor the one before it; the bytes that became free."""

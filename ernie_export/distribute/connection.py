@@ -76,8 +76,13 @@ class Connection:
             ) from error
 
     def location(self, response: Response) -> str:
-        """Where the registry says that an upload goes on."""
-        return urljoin(response.url, response.headers["Location"])
+        """Where the registry says that an upload goes on; WorkError where it does not say."""
+        try:
+            return urljoin(response.url, response.headers["Location"])
+        except (KeyError, ValueError) as error:
+            raise WorkError(
+                f"The registry {self._host} does not say where the upload goes on", "Look at its log."
+            ) from error
 
     def _open(self, client: Any, plain_http: bool, auth: str) -> Any:
         from oras.container import Container

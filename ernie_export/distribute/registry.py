@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ LARGEST_MANIFEST = 4 << 20
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 ATTEMPTS = 5
 """Of a transfer that does not get any further, before it is given up."""
+
+RANGE = re.compile(r"(?:bytes=)?0-(?P<last>[0-9]{1,15})")
 
 T = TypeVar("T")
 
@@ -223,9 +226,10 @@ class Registry:
             if place := self._sessions.known(key):
                 response = ask("GET", place)
                 if response.status_code == 204:
-                    _, _, last = response.headers.get("Range", "").partition("-")
+                    found = RANGE.fullmatch(response.headers.get("Range", "0-0"))
                     # A registry that has nothing yet says 0-0, as it would of one byte.
-                    return self._connection.location(response), int(last) + 1 if last not in ("", "0") else 0
+                    last = int(found["last"]) if found else 0
+                    return self._connection.location(response), last + 1 if last else 0
                 self._sessions.forget(key)
             place = self._connection.location(_expect(ask("POST", "blobs/uploads/"), 202))
         self._sessions.remember(key, place)

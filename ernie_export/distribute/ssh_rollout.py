@@ -150,7 +150,7 @@ class Rollout:
         try:
             ssh = self._connection(host)
             told = self._converse(host, ssh, observe)
-            result = result.model_copy(update=_found(told, observe))
+            result = result.model_copy(update=found(told, observe))
         except WorkError as error:
             result = result.model_copy(update={"cause": error.cause, "remedy": error.remedy})
         seconds = time.monotonic() - begun
@@ -189,7 +189,7 @@ class Rollout:
         return result
 
 
-def _found(told: Done | Failed, observe: float) -> dict[str, object]:
+def found(told: Done | Failed, observe: float) -> dict[str, object]:
     """What the device said, as fields of a HostResult; `observe` is what it was asked for."""
     if isinstance(told, Failed):
         error = WorkError(
