@@ -5,7 +5,10 @@
 The devices are sshds on loopback, each with a store of its own; on each the bundle is checked, its engine is
 opened and held to the checkpoint's answers, and it becomes the active one.  All of that shares this machine's
 cores, so the seconds say what loopback does and nothing of a network.  The bytes are those given to ssh.
-The weights are random, of ernie-nano's shape; the changed layer has those of another seed.
+
+The checkpoint is ernie-nano with fourteen more layers: copies of its own ones that add a sixty-fourth of what those
+add, so that it still tells text from chance and every gate of the recipe applies.  The changed layer becomes
+a copy of another one.
 """
 
 from __future__ import annotations
@@ -17,47 +20,64 @@ import tempfile
 import time
 from pathlib import Path
 
+from safetensors.numpy import save_file
+
 from ernie_export import pipeline
 from ernie_export.bundle.diff import diff
-from ernie_export.checkpoint import synthetic
+from ernie_export.checkpoint import embedded
 from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.cli.deploy_table import Lines
 from ernie_export.distribute.ssh_destination import destinations
 from ernie_export.distribute.ssh_rollout import Rollout, Way
 from ernie_export.distribute.ssh_sender import Parcel
-from ernie_export.progress import Silent
 from ernie_export.readable import size
 from ernie_export.recipe import Recipe
 from ernie_export.target import Target
 from ernie_export.validate import environment
+from ernie_export.validate.report import Report
 from tests.distribute.loopback_sshd import Fleet, devices
 
 RESULTS = Path(__file__).parent / "results" / "deploy.json"
 LAYERS, CHANGED = 20, 12
 DEVICES = 20
+FAINT = 1 / 64
+"""What the outputs of the added layers are multiplied with."""
 
 
 def built(checkpoint: Path, output: Path) -> Path:
+    """By the recipe as it is shipped, with all its gates."""
     print(f"build {output.name}", flush=True)
-    # Without gates: of random weights, twenty layers deep, none says anything.
-    recipe = Recipe.find("int4").model_copy(update={"name": "int4-ungated", "gates": {}})
-    result = pipeline.build(checkpoint, Target.find("cpu"), recipe, output)
+    result = pipeline.build(checkpoint, Target.find("cpu"), Recipe.find("int4"), output)
     assert result.verdict == "passed", result.report.read_text()
     return output
 
 
-def with_another_layer(checkpoint: Path, other: Path, output: Path) -> Path:
-    """The checkpoint with one layer of another one of its shape."""
-    shutil.copytree(checkpoint, output)
-    theirs = Checkpoint.open(other).tensors
-    for name, tensor in Checkpoint.open(checkpoint).tensors.items():
-        if name.startswith(f"model.layers.{CHANGED}."):
-            source = theirs[name]
-            with source.path.open("rb") as file, (output / tensor.path.name).open("r+b") as target:
-                file.seek(source.offset)
-                target.seek(tensor.offset)
-                target.write(file.read(source.nbytes))
+def deeper(output: Path, changed: int | None = None) -> Path:
+    """ernie-nano with LAYERS layers, one of them perhaps changed."""
+    nano = Checkpoint.open(embedded.folder())
+    depth = nano.config.num_hidden_layers
+    arrays = {name: nano.array(name) for name in nano.tensors}
+    for layer in range(depth, LAYERS):
+        source = 1 + (layer + (layer == changed)) % (depth - 1)
+        for name in nano.sources(f"model.layers.{source}."):
+            part = name.removeprefix(f"model.layers.{source}.")
+            scale = FAINT if part.endswith(("o_proj.weight", "down_proj.weight")) else 1
+            array = nano.array(name)
+            arrays[f"model.layers.{layer}.{part}"] = (array * array.dtype.type(scale)).astype(array.dtype)
+    shutil.copytree(embedded.folder(), output, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((output / "config.json").read_text())
+    config |= {"num_hidden_layers": LAYERS, "moe_layer_end_index": LAYERS - 1}
+    (output / "config.json").write_text(json.dumps(config))
+    save_file(arrays, output / "model.safetensors")
     return output
+
+
+def gates_of(bundle: Path) -> dict[str, object]:
+    report = Report.read(bundle / Report.FILE)
+    told = {
+        name: report.metrics[name] for name in ("logits.kl_mean", "logits.same_top1", "routing.agreement")
+    }
+    return {"passed": sum(gate.passed for gate in report.gates), "of": len(report.gates), **told}
 
 
 def measured(what: str, fleet: Fleet, bundle: Path) -> dict[str, object]:
@@ -89,17 +109,16 @@ def main() -> None:
     parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for seed in (0, 1):
-            synthetic.synthesize("nano", folder / f"seed-{seed}", Silent(), LAYERS, seed)
-        newer = with_another_layer(folder / "seed-0", folder / "seed-1", folder / "newer")
-        first, second = built(folder / "seed-0", folder / "bundle-1"), built(newer, folder / "bundle-2")
+        first = built(deeper(folder / "older"), folder / "bundle-1")
+        second = built(deeper(folder / "newer", CHANGED), folder / "bundle-2")
+        gates = {bundle.name: gates_of(bundle) for bundle in (first, second)}
         files = [f"{file.path} ({file.how})" for file in diff(first, second).files]
         with devices(folder / "fleet", DEVICES) as fleet:
             rows = [
                 measured("first bundle", fleet, first),
                 measured("one layer of twenty changed", fleet, second),
             ]
-    result = {"layers": LAYERS, "files_that_differ": files, "software": environment.software(),
+    result = {"layers": LAYERS, "gates": gates, "files_that_differ": files, "software": environment.software(),
               "machine": environment.machine(), "rows": rows}  # fmt: skip
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
 

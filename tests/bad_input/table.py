@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tests import answer_table
 from tests.bad_input import bundles, checkpoints, hosts, machine, recipes, texts
 from tests.bad_input.attack import Attacks
 
@@ -25,6 +26,7 @@ KINDS: tuple[Attacks, ...] = (
     hosts.HOSTS,
     machine.MACHINE,
 )
+COLUMNS = ("attack", "exit", "answer")
 PREFACE = """\
 # Bad input
 
@@ -50,29 +52,11 @@ def key(kind: Attacks, name: str) -> str:
 def render(answers: Mapping[str, Answer]) -> str:
     lines = [PREFACE.format(count=len(answers))]
     for kind in KINDS:
-        lines += [f"## {kind.kind}", "", "| attack | exit | answer |", "|---|---|---|"]
-        for attack in kind:
-            code, message = answers[key(kind, attack.name)]
-            lines.append(f"| {attack.name} | {code} | {cell(message)} |")
-        lines.append("")
+        rows = ((attack.name, *answers[key(kind, attack.name)]) for attack in kind)
+        lines += answer_table.lines(kind.kind, COLUMNS, rows)
     return "\n".join(lines)
 
 
-def cell(message: str) -> str:
-    """The message as code in a table; a bar inside it would end the cell."""
-    return "`` " + message.replace("|", "\\|") + " ``"
-
-
 def read() -> dict[str, Answer]:
-    return dict(_rows(DOCUMENT.read_text("utf-8")))
-
-
-def _rows(text: str) -> Iterator[tuple[str, Answer]]:
-    kind = ""
-    for line in text.splitlines():
-        if line.startswith("## "):
-            kind = line.removeprefix("## ")
-        elif line.startswith("| ") and not line.startswith("| attack |"):
-            name, code, message = line.removeprefix("| ").removesuffix(" |").split(" | ", 2)
-            told = message.removeprefix("`` ").removesuffix(" ``").replace("\\|", "|")
-            yield f"{kind}: {name}", Answer(int(code), told)
+    found = answer_table.rows(DOCUMENT.read_text("utf-8"), COLUMNS)
+    return {f"{kind}: {name}": Answer(int(code), message) for kind, (name, code, message) in found}

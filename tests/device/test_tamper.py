@@ -16,12 +16,14 @@ from ernie_export.device.install import Offer, install
 from ernie_export.device.place import Place
 from ernie_export.distribute.policy import Policy
 from ernie_export.errors import ErnieExportError
+from tests import answer_table
 from tests.conftest import BuiltBundle
 from tests.device.conftest import resealed
 from tests.device.tampering import ALL, REGISTRY, Offered, Tampering
 from tests.distribute.test_signing import key_pair
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "tamper.md"
+COLUMNS = ("attack", "answer")
 PREFACE = """\
 # Tampered bundles
 
@@ -108,7 +110,7 @@ def answer(tampering: Tampering, offered: Offered, root: Path) -> str:
 def answers(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """Those of the document; with --write-tamper an empty dict, which becomes the document."""
     if not request.config.getoption("--write-tamper", default=False):
-        yield dict(rows())
+        yield read()
         return
     given: dict[str, str] = {}
     yield given
@@ -158,7 +160,7 @@ def test_what_was_not_tampered_with_is_taken(world: Offered, tmp_path: Path) -> 
 def test_every_refusal_has_a_message_of_its_own(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--write-tamper", default=False):
         pytest.skip("the table is written when all tests are done")
-    given = dict(rows())
+    given = read()
     assert list(given) == [tampering.name for tampering in ALL] and len(ALL) >= 50
     told: dict[str, str] = {}
     for name, said in given.items():
@@ -169,18 +171,11 @@ def test_every_refusal_has_a_message_of_its_own(request: pytest.FixtureRequest) 
 def render(given: dict[str, str]) -> str:
     lines = [PREFACE.format(count=len(ALL))]
     for by in dict.fromkeys(tampering.by for tampering in ALL):
-        lines += [f"## By one {by}", "", "| attack | answer |", "|---|---|"]
-        lines += [f"| {each.name} | {cell(given[each.name])} |" for each in ALL if each.by == by]
-        lines.append("")
+        rows = ((each.name, given[each.name]) for each in ALL if each.by == by)
+        lines += answer_table.lines(f"By one {by}", COLUMNS, rows)
     return "\n".join(lines)
 
 
-def cell(said: str) -> str:
-    return "`` " + said.replace("|", "\\|") + " ``"
-
-
-def rows() -> Iterator[tuple[str, str]]:
-    for line in DOCUMENT.read_text("utf-8").splitlines():
-        if line.startswith("| ") and not line.startswith("| attack |"):
-            name, said = line.removeprefix("| ").removesuffix(" |").split(" | ", 1)
-            yield name, said.removeprefix("`` ").removesuffix(" ``").replace("\\|", "|")
+def read() -> dict[str, str]:
+    found = answer_table.rows(DOCUMENT.read_text("utf-8"), COLUMNS)
+    return {name: said for _, (name, said) in found}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from tests import answer_table
 from tests.refusals import files, machines
 from tests.refusals.refusal import Refusals
 
@@ -16,6 +17,7 @@ KINDS: tuple[Refusals, ...] = (
     files.BINARIES,
     files.DOCUMENTS,
 )
+COLUMNS = ("what is wrong", "answer")
 PREFACE = """\
 # Refusals
 
@@ -37,23 +39,11 @@ def key(kind: Refusals, name: str) -> str:
 def render(answers: Mapping[str, str]) -> str:
     lines = [PREFACE.format(count=len(answers))]
     for kind in KINDS:
-        lines += [f"## {kind.kind}", "", "| what is wrong | answer |", "|---|---|"]
-        for refusal in kind:
-            message = answers[key(kind, refusal.name)].replace("|", "\\|")
-            lines.append(f"| {refusal.name} | `` {message} `` |")
-        lines.append("")
+        rows = ((refusal.name, answers[key(kind, refusal.name)]) for refusal in kind)
+        lines += answer_table.lines(kind.kind, COLUMNS, rows)
     return "\n".join(lines)
 
 
 def read() -> dict[str, str]:
-    return dict(_rows(DOCUMENT.read_text("utf-8")))
-
-
-def _rows(text: str) -> Iterator[tuple[str, str]]:
-    kind = ""
-    for line in text.splitlines():
-        if line.startswith("## "):
-            kind = line.removeprefix("## ")
-        elif line.startswith("| ") and not line.startswith("| what "):
-            name, message = line.removeprefix("| ").removesuffix(" |").split(" | ", 1)
-            yield f"{kind}: {name}", message.removeprefix("`` ").removesuffix(" ``").replace("\\|", "|")
+    found = answer_table.rows(DOCUMENT.read_text("utf-8"), COLUMNS)
+    return {f"{kind}: {name}": message for kind, (name, message) in found}
