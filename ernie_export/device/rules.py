@@ -17,7 +17,7 @@ def policy_of(place: Place, given: Path | None = None) -> Policy:
     """The policy that was named, else the device's own; one that names nobody takes nothing.
 
     Raises:
-        UserError: there is none, it is wrong, or anybody could have written it or one of its keys.
+        UserError: there is none, it is wrong, or anybody could have written it or a file that it names.
     """
     path = given or place.root / POLICY
     if given is None and not path.exists():
@@ -26,7 +26,7 @@ def policy_of(place: Place, given: Path | None = None) -> Policy:
             "Write one with the signers you trust (or `unsigned = true`), or name one with --policy.",
         )
     policy = Policy.read(path)
-    _require_guarded(path, *(signer.public_key for signer in policy.signers if signer.public_key))
+    _require_guarded(path, *(file for signer in policy.signers for file in signer.files))
     return policy
 
 

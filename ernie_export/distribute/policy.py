@@ -10,6 +10,7 @@ public_key = "release.pem"     # beside the policy, or an absolute path
 name = "ci"
 identity = "https://github.com/acme/robots/.github/workflows/release.yml@refs/heads/main"
 issuer = "https://token.actions.githubusercontent.com"
+trust_config = "sigstore.json" # for a device without a network: sigstore's roots of trust
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Signer(BaseModel):
     """Whom a sigstore certificate names."""
     issuer: str | None = None
     """Which OpenID Connect provider vouches for the identity."""
+    trust_config: Path | None = None
+    """A sigstore client's trust configuration (JSON); None: that of sigstore's public instance, over the network."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -40,7 +43,19 @@ class Signer(BaseModel):
             self.issuer is None
         ):
             raise ValueError("give either public_key, or identity and issuer")
+        if self.trust_config and self.public_key:
+            raise ValueError("trust_config goes with identity and issuer")
         return self
+
+    @property
+    def files(self) -> list[Path]:
+        """What is read to check a signature."""
+        return [path for path in (self.public_key, self.trust_config) if path]
+
+    def beside(self, folder: Path) -> Self:
+        """With the files that are named relative to `folder`."""
+        named = {"public_key": self.public_key, "trust_config": self.trust_config}
+        return self.model_copy(update={key: path and folder / path for key, path in named.items()})
 
 
 class Policy(BaseModel):
@@ -67,17 +82,10 @@ class Policy(BaseModel):
         policy = toml_file.checked(cls, toml_file.read(path, "policy"), path, "policy", remedy)
         if not policy.signers and not policy.unsigned:
             raise UserError(f"The policy {path} names no signer", "Add [[signers]], or unsigned = true.")
-        beside = [
-            signer.model_copy(update={"public_key": path.parent / signer.public_key})
-            if signer.public_key
-            else signer
-            for signer in policy.signers
-        ]
-        for signer in beside:
-            if signer.public_key and not signer.public_key.is_file():
-                raise UserError(
-                    f"The policy {path} names a key that is not there: {signer.public_key}", "Put it there."
-                )
+        beside = [signer.beside(path.parent) for signer in policy.signers]
+        for file in (file for signer in beside for file in signer.files):
+            if not file.is_file():
+                raise UserError(f"The policy {path} names a file that is not there: {file}", "Put it there.")
         return policy.model_copy(update={"signers": beside})
 
     @classmethod

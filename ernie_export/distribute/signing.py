@@ -39,7 +39,10 @@ def sign(
     _require_whole(folder, progress)
     config = signing.Config().set_hashing_config(_Known(folder))
     if private_key is None:
-        config.use_sigstore_signer(use_ambient_credentials="CI" in os.environ)
+        try:
+            config.use_sigstore_signer(use_ambient_credentials="CI" in os.environ)
+        except Exception as error:  # sigstore raises what its parts raise
+            raise _unsigned(error) from error
     else:
         try:
             config.use_elliptic_key_signer(
@@ -58,12 +61,15 @@ def sign(
     except OSError:
         raise
     except Exception as error:  # sigstore raises what its parts raise
-        raise WorkError(
-            f"sigstore did not sign ({_first_line(error)})",
-            "It needs a network; sign with --key without one.",
-        ) from error
+        raise _unsigned(error) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _unsigned(error: Exception) -> WorkError:
+    return WorkError(
+        f"sigstore did not sign ({_first_line(error)})", "It needs a network; sign with --key without one."
+    )
 
 
 def signer_of(
@@ -116,7 +122,17 @@ def _verifier(signer: Signer) -> Any:
     config = _model_signing("verifying").Config()
     if signer.public_key:
         return config.use_elliptic_key_verifier(public_key=signer.public_key)
-    return config.use_sigstore_verifier(identity=signer.identity, oidc_issuer=signer.issuer)
+    try:
+        return config.use_sigstore_verifier(
+            identity=signer.identity, oidc_issuer=signer.issuer, trust_config=signer.trust_config
+        )
+    except Exception as error:  # sigstore raises what its parts raise
+        how = (
+            f"as {signer.trust_config} has them"
+            if signer.trust_config
+            else "over the network; name trust_config"
+        )
+        raise ValueError(f"sigstore's roots of trust cannot be had {how} ({_first_line(error)})") from error
 
 
 class _Known:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from ernie_export.bundle.files import SIGNATURE
 from ernie_export.bundle.verify import verify
 from ernie_export.distribute.address import Address
-from ernie_export.distribute.policy import Policy
+from ernie_export.distribute.policy import Policy, Signer
 from ernie_export.distribute.pull import pull
 from ernie_export.distribute.push import push
 from ernie_export.distribute.registry import Registry
@@ -155,6 +156,52 @@ def test_what_cannot_sign(bundle: BuiltBundle, tmp_path: Path) -> None:
         sign(folder, good)
 
 
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is reached, and nothing was kept from when it was."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:1")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+
+
+def trust_config(path: Path) -> Path:
+    """The roots of trust of sigstore's public instance, as its client brings them along."""
+    [store] = [
+        folder
+        for folder in (files("sigstore") / "_store").iterdir()
+        if folder.name.endswith("tuf-repo-cdn.sigstore.dev")
+    ]
+    content = {
+        "mediaType": "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json",
+        "trustedRoot": json.loads((store / "trusted_root.json").read_text()),
+        "signingConfig": json.loads((store / "signing_config.v0.2.json").read_text()),
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_sigstore_without_a_network(signed: tuple[Path, Path], no_network: None, tmp_path: Path) -> None:
+    """Signing says what it lacks; a check does too, and with roots of trust that are here it is made."""
+    folder, _ = signed
+    before = (folder / SIGNATURE).read_bytes()
+    with pytest.raises(WorkError, match=r"sigstore did not sign \(.*TUF.*\)\. It needs a network"):
+        sign(folder, None)
+    assert (folder / SIGNATURE).read_bytes() == before
+    signer = Signer(name="ci", identity="https://a", issuer="https://b")
+    with pytest.raises(WorkError, match="roots of trust cannot be had over the network; name trust_config"):
+        signer_of(folder, Policy(signers=[signer]))
+    offline = signer.model_copy(update={"trust_config": trust_config(tmp_path / "sigstore.json")})
+    with pytest.raises(WorkError, match="is not signed by one whom the policy names") as refused:
+        signer_of(folder, Policy(signers=[offline]))
+    assert "roots of trust" not in str(refused.value)  # it was made with a key, and sigstore says so
+    (tmp_path / "sigstore.json").write_text("{")
+    with pytest.raises(WorkError, match=r"cannot be had as .*sigstore\.json has them"):
+        signer_of(folder, Policy(signers=[offline]))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -164,7 +211,8 @@ def test_what_cannot_sign(bundle: BuiltBundle, tmp_path: Path) -> None:
         ("unsinged = true", "unsinged"),
         ('[[signers]]\nname = "a"', "either public_key, or identity and issuer"),
         ('[[signers]]\nname = "a"\nidentity = "b"', "either public_key, or identity and issuer"),
-        ('[[signers]]\nname = "a"\npublic_key = "none.pem"', "names a key that is not there"),
+        ('[[signers]]\nname = "a"\npublic_key = "b"\ntrust_config = "c"', "goes with identity and issuer"),
+        ('[[signers]]\nname = "a"\npublic_key = "none.pem"', "names a file that is not there"),
     ],
 )
 def test_a_wrong_policy(tmp_path: Path, text: str, words: str) -> None:
