@@ -10,7 +10,7 @@ NATIVE := ernie_export/engine/native
 DOCS := build/python-doc
 REGISTRY := build/docker-registry
 CLEAN_ROOT := build/debian
-DEBIAN := g++ cmake ninja-build chromium debootstrap fonts-inter fonts-dejavu-core openssh-client openssh-server openssl systemd \
+DEBIAN := g++ cmake ninja-build chromium debootstrap fonts-inter fonts-dejavu-core openssh-client openssh-server openssl strace systemd \
     g++-aarch64-linux-gnu qemu-user-static
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)

@@ -3,6 +3,7 @@
     python -m tests.device.recorder ROOT BUNDLE kill N        ends by SIGKILL before the Nth operation
     python -m tests.device.recorder ROOT BUNDLE record FILE   pickles the state before each operation
     python -m tests.device.recorder ROOT BUNDLE record FILE "keep folder"   as if that function synced no folder
+    python -m tests.device.recorder ROOT BUNDLE list FILE     writes the operations, one a line
 
 It says "begun" as soon as the installation begins.
 
@@ -11,15 +12,20 @@ The trial of the engine is left out: it changes nothing, and takes longer than a
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import signal
 import stat
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+WRITES = {"write", "writelines", "truncate"}
+"""Of open files, which nothing audits."""
 CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
 
@@ -106,14 +112,16 @@ def main(root: Path, bundle: str, how: str, what: str, without: str = "") -> Non
     blobs.AT_ONCE = 1  # so that the operations have an order
     offer = module.Offer.find(bundle)
     recorder = Recorder(root) if how == "record" else None
+    listed: list[str] = []
     count, busy, fsync = 0, False, os.fsync
 
     def happens(operation: str) -> None:
         nonlocal count
         count += 1
+        listed.append(operation)
         if recorder:
             recorder.before(operation)
-        elif count == int(what):
+        elif how == "kill" and count == int(what):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -123,12 +131,22 @@ def main(root: Path, bundle: str, how: str, what: str, without: str = "") -> Non
             happens(f"{event} {arguments[0]}")
             busy = False
 
+    def writing(_: FrameType, event: str, called: Any) -> None:
+        nonlocal busy
+        if event != "c_call" or busy or called.__name__ not in WRITES:
+            return
+        file = called.__self__
+        if isinstance(file, io.BufferedIOBase | io.RawIOBase) and str(file.name).startswith(str(root)):  # type: ignore[union-attr]
+            busy = True
+            happens(f"{called.__name__} {file.name}")  # type: ignore[union-attr]
+            busy = False
+
     def watched(descriptor: int) -> None:
         nonlocal busy
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        busy = True
-        happens(f"fsync {path}")
-        if syncing(path) != without:
+        busy, what = True, syncing(path)
+        happens(f"fsync {path}: {what}")
+        if what != without:
             fsync(descriptor)
             if recorder:
                 recorder.synced(path)
@@ -136,9 +154,13 @@ def main(root: Path, bundle: str, how: str, what: str, without: str = "") -> Non
 
     os.fsync = watched
     sys.addaudithook(hook)
+    threading.setprofile(writing)
+    sys.setprofile(writing)
     print("begun", flush=True)
     module.install(offer, Place(root), Policy(unsigned=True, downgrade=True))
     busy = True
+    if how == "list":
+        Path(what).write_text("".join(f"{operation}\n" for operation in listed))
     if recorder:
         recorder.before("the end")
         Path(what).write_bytes(pickle.dumps(recorder.moments))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -146,9 +148,82 @@ def active_and_whole(state: Path, moment: Moment) -> int:
     return active.number
 
 
-@pytest.mark.parametrize(
-    "without", ["fetch file", "write file", "keep folder", "keep generations", "switch folder"]
+def listed(root: Path, bundle: Path, tmp_path: Path, *before: str) -> tuple[list[str], str]:
+    """The operations of an installation in the recorder's words; and what the command before it wrote, if any."""
+    told, traced = tmp_path / "listed", tmp_path / "traced"
+    before = tuple(word.replace("TRACED", str(traced)) for word in before)
+    command = [
+        *before,
+        sys.executable,
+        "-m",
+        "tests.device.recorder",
+        str(root),
+        str(bundle),
+        "list",
+        str(told),
+    ]
+    subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[2])
+    return told.read_text().splitlines(), traced.read_text() if before else ""
+
+
+STATE = (
+    "open,openat,creat,write,pwrite64,writev,pwritev,rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,"
+    "unlinkat,rmdir,mkdir,mkdirat,mknod,mknodat,ftruncate,truncate,fallocate,fsync,fdatasync,sync,syncfs,"
+    "sync_file_range,chmod,fchmod,fchmodat,chown,fchown,lchown,fchownat,utimensat,sendfile,copy_file_range,splice,"
+    "setxattr,fsetxattr,removexattr"
 )
+"""System calls that change a disk, or what of it is lost with the power."""
+
+
+def test_every_system_call_that_changes_the_disk_is_an_operation(
+    root: Path, versions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """What is killed before, and recorded, is all that the kernel is asked for: strace sees nothing else."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not here: run `make system-deps`")
+    strace = (
+        "strace",
+        "-f",
+        "-y",
+        "-qq",
+        "-e",
+        "signal=none",
+        "-e",
+        f"trace={STATE}",
+        "-o",
+        "TRACED",
+    )
+    operations, trace = listed(root, versions[1], tmp_path, *strace)
+    calls = re.findall(rf"^\d+ +(\w+)\((.*{re.escape(str(root))}.*)", trace, re.MULTILINE)
+    changing = Counter(
+        call
+        for call, rest in calls
+        if call not in ("open", "openat") or re.search(r"O_(WRONLY|RDWR|CREAT)", rest)
+    )
+    names = {
+        "os.rename": "rename",
+        "os.link": "link",
+        "os.symlink": "symlink",
+        "os.mkdir": "mkdir",
+        "open": "openat",
+    }
+    known = Counter(names.get(word, word) for word in (operation.split()[0] for operation in operations))
+    assert changing == known and sum(known.values()) > 40
+
+
+WITHOUT = ["fetch file", "write file", "keep folder", "keep generations", "switch folder"]
+
+
+def test_every_sync_is_one_of_those_that_are_left_out(
+    root: Path, versions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    operations, _ = listed(root, versions[1], tmp_path)
+    syncs = {line.rpartition(": ")[2] for line in operations if line.startswith("fsync ")}
+    # The folder of the record is synced when it is written, and once more with all of the generation.
+    assert syncs == {*WITHOUT, "write folder"}
+
+
+@pytest.mark.parametrize("without", WITHOUT)
 def test_a_sync_that_is_left_out_shows(
     root: Path, versions: tuple[Path, Path], tmp_path: Path, without: str
 ) -> None:
