@@ -188,7 +188,9 @@ def _fetch_documents(offer: Offer, blobs: Blobs, bundle: Path) -> Manifest:
 
 
 def _fetch(offer: Offer, manifest: Manifest, blobs: Blobs, bundle: Path, progress: Progress) -> None:
-    """The files that the manifest lists, each checked, in the folder `bundle`."""
+    """The files that the manifest lists, each checked, in the folder `bundle`; also those that are here already."""
+    with progress.step("Check what is here"):
+        blobs.drop_damaged(manifest.files)
     with progress.step("Fetch", sum(entry.size for entry in manifest.files.values()), "B") as step:
         blobs.fetch(manifest.files, offer.source, step)
     blobs.assemble(manifest.files, bundle)

@@ -16,7 +16,7 @@ from typing import BinaryIO, Protocol
 
 from ernie_export import atomic
 from ernie_export.bundle.manifest import FileEntry, Manifest
-from ernie_export.digest import pieces
+from ernie_export.digest import pieces, sha256_of
 from ernie_export.distribute.registry import Registry
 from ernie_export.errors import UserError, WorkError
 from ernie_export.progress import Step
@@ -111,6 +111,17 @@ class Blobs:
             finally:
                 pool.shutdown(cancel_futures=True)
         return travelled
+
+    def drop_damaged(self, files: Mapping[str, FileEntry]) -> None:
+        """Remove those of the files that are not what their names say any more: a disk forgets.
+
+        A bundle that links to one keeps what it has.
+        """
+        here = {self.path(entry) for entry in files.values() if self.path(entry).exists()}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for path, digest in zip(here, pool.map(sha256_of, here), strict=True):
+                if digest != path.name:
+                    path.unlink()
 
     def take(self, files: Mapping[str, FileEntry], bundle: Path) -> None:
         """Copies of those files that a bundle on this machine holds too, as far as they are whole."""

@@ -114,7 +114,9 @@ class Connection:
         import requests
 
         try:
-            answer = self._client.session.get(self._base, verify=str(self._ca) if self._ca else True)
+            verify = str(self._ca) if self._ca else True
+            with self._client.session.get(self._base, verify=verify, stream=True) as answer:
+                asks = str(answer.headers.get("WWW-Authenticate", ""))
         except requests.exceptions.SSLError as error:
             raise UserError(
                 f"{self._host} cannot be trusted ({_reason(error)})",
@@ -125,7 +127,7 @@ class Connection:
                 f"The registry {self._host} does not answer ({_reason(error)})",
                 "Look at the address and the network; one without TLS needs --plain-http.",
             ) from error
-        return str(answer.headers.get("WWW-Authenticate", "")).partition(" ")[0].lower()
+        return asks.partition(" ")[0].lower()
 
     def _log_in_once(self) -> None:
         """Send the password with each request, and not only after a refusal: a body would go twice."""

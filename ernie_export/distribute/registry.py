@@ -8,6 +8,7 @@ on where a broken connection left it, also in a later process.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import time
@@ -32,6 +33,8 @@ CHUNK = 16 << 20
 LARGEST_MANIFEST = 4 << 20
 """Bytes; registries refuse larger ones."""
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+LONGEST_ANSWER = 1 << 16
+"""Bytes that are read of what it says to a refusal."""
 ATTEMPTS = 5
 """Of a transfer that does not get any further, before it is given up."""
 
@@ -314,6 +317,7 @@ def _expect(response: Response, *codes: int) -> Response:
 def _message(response: Response) -> str:
     """What the registry says itself: the first error of its JSON."""
     try:
-        return f": {str(response.json()['errors'][0]['message'])[:200]}"
-    except (ValueError, LookupError, TypeError):
+        told = json.loads(next(response.iter_content(LONGEST_ANSWER), b""))
+        return f": {str(told['errors'][0]['message'])[:200]}"
+    except (ValueError, LookupError, TypeError, RecursionError):
         return f": {response.reason}" if response.reason else ""

@@ -120,6 +120,17 @@ def test_what_is_refused_changes_nothing(
     assert contents(place.current / "bundle") == contents(bundle("int4"))
 
 
+def test_what_a_disk_forgot_is_fetched_again(bundle: BuiltBundle, place: Place, tmp_path: Path) -> None:
+    install(offer(bundle("int4")), place, ANYBODY)
+    damaged = place.current / "bundle" / "weights" / "embedding.bin"
+    assert damaged.stat().st_nlink == 2  # the blob, which the next version would have too
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    assert verify(place.current / "bundle")
+    newer = altered(bundle("int4"), tmp_path / "newer", time="2999-01-01T00:00:00+00:00")
+    install(offer(newer), place, ANYBODY)
+    assert not verify(place.current / "bundle")
+
+
 def service(tmp_path: Path, ready: str) -> Service:
     """Its restart is noted; it is ready where the Python expression on the active recipe says so."""
     log = tmp_path / "restarts"
