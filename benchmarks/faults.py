@@ -1,6 +1,7 @@
 """Every planted fault in every format: the gate that stops it, and the place that validation names.
 
     python -m benchmarks.faults            # writes benchmarks/results/faults.json and docs/faults.md
+    python -m benchmarks.faults --fault "rows of a batch mixed up"   # one anew; what is there of others stays
 
 Run it in the repository's root.  The faults are those of tests/validate, which plants them too.
 """
@@ -11,7 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from tests.validate.planting import assembled
 RESULTS = Path(__file__).parent / "results" / "faults.json"
 
 
-def rows(work: Path) -> Iterator[dict[str, Any]]:
+def rows(work: Path, names: Collection[str]) -> Iterator[dict[str, Any]]:
     nano, sound = embedded.folder(), dict[str, Path]()
     sample = quick(work)
     for number, (fault, name) in enumerate(CASES):
+        if fault.name not in names:
+            continue
         recipe = Recipe.find(name)
         if name not in sound:
             sound[name] = assembled(nano, recipe, work / name)
@@ -46,18 +49,20 @@ def rows(work: Path) -> Iterator[dict[str, Any]]:
 
 
 def main() -> int:
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    found = []
+    )
+    every = list(dict.fromkeys(fault.name for fault, _ in CASES))
+    parser.add_argument("--fault", nargs="+", default=every, choices=every, metavar="NAME", help="which; all")
+    names = parser.parse_args().fault
+    before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    by_case = {(row["fault"], row["recipe"]): row for row in before}
     with tempfile.TemporaryDirectory() as work:
-        for row in rows(Path(work)):
-            found.append(row)
+        for row in rows(Path(work), names):
+            by_case[row["fault"], row["recipe"]] = row
             wrong = "" if row["right"] else "  WRONG"
-            print(
-                f"{len(found)}/{len(CASES)} {row['fault']}, {row['recipe']}: {row['place']}{wrong}",
-                flush=True,
-            )
+            print(f"{row['fault']}, {row['recipe']}: {row['place']}{wrong}", flush=True)
+    found = [by_case[fault.name, recipe] for fault, recipe in CASES if (fault.name, recipe) in by_case]
     stopped, right = sum(bool(row["gates"]) for row in found), sum(row["right"] for row in found)
     result = {"cases": len(found), "stopped": stopped, "right": right, "rows": found}
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")

@@ -3,7 +3,8 @@
     python benchmarks/gptq.py            # writes benchmarks/results/gptq.json and prints the table
 
 Both are measured against transformers on the held-out text; GPTQ was calibrated on the text that comes
-along, which is none of it.
+along, which is none of it.  What is rounded to nearest is not built again: its rows are those of
+benchmarks/results/quality.json, which must be of the same software.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import quality
 
 from ernie_export.recipe import Recipe
+from ernie_export.validate import environment
 
 RESULTS = Path(__file__).parent / "results" / "gptq.json"
 METRICS = ("logits.kl_mean", "logits.kl_p99", "logits.same_top1", "perplexity.ratio")
@@ -34,7 +38,12 @@ def pairs() -> list[tuple[Recipe, Recipe]]:
     ]
 
 
-def table(rows: list[dict[str, object]]) -> str:
+def row(name: str, metrics: Mapping[str, Any], nearest: float) -> dict[str, Any]:
+    of = metrics["logits.kl_mean"] / nearest
+    return {"recipe": name, "kl_of_nearest": of, **{metric: metrics[metric] for metric in METRICS}}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "| recipe | KL mean | of nearest | KL p99 | same top-1 | perplexity |",
         "|---|--:|--:|--:|--:|--:|",
@@ -57,16 +66,18 @@ def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    rows: list[dict[str, object]] = []
+    measured = json.loads(quality.RESULTS.read_text())
+    if measured["software"] != environment.software():
+        raise SystemExit(f"{quality.RESULTS} was measured with other software: run quality.py first")
+    plain = {found["recipe"]: found for found in measured["rows"]}
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
-        for pair in pairs():
-            reports = [quality.measure(recipe, Path(name)) for recipe in pair]
-            nearest = reports[0].metrics["logits.kl_mean"]
-            for recipe, report in zip(pair, reports, strict=True):
-                of = report.metrics["logits.kl_mean"] / nearest
-                found = {metric: report.metrics[metric] for metric in METRICS}
-                rows.append({"recipe": recipe.name, "kl_of_nearest": of, **found})
-                print(table(rows[-1:]).splitlines()[-1], flush=True)
+        for nearest, calibrated in pairs():
+            before = plain[nearest.name]
+            report = quality.measure(calibrated, Path(name))
+            rows.append(row(nearest.name, before, before["logits.kl_mean"]))
+            rows.append(row(calibrated.name, report.metrics, before["logits.kl_mean"]))
+            print("\n".join(table(rows[-2:]).splitlines()[-2:]), flush=True)
     notes = [note for note in report.notes if note.startswith("Calibrated")]
     result = {"checkpoint": report.checkpoint.model_dump(), "inputs": report.inputs.model_dump(),
               "calibration": notes, "software": report.software, "machine": report.machine,

@@ -1,6 +1,7 @@
 """The plan for cpu against what really happens: a synthetic model, opened and run in every format.
 
     python benchmarks/plan_memory.py        # writes benchmarks/results/plan_memory.json and prints the table
+    python benchmarks/plan_memory.py --recipe int4   # measures one anew; what the file holds of others stays
 
 The shape is that of the 21B with everything halved, and ernie-nano's, where the runtime's own memory
 is most of it.  Each engine is opened in a process of its own, fed prompts that fill its cache but for a
@@ -16,6 +17,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,11 +176,13 @@ def compare_build(checkpoint: Path, recipe: Recipe, output: Path) -> list[dict[s
     ]
 
 
-def measure(checkpoint: Path, work: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def measure(
+    checkpoint: Path, work: Path, names: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     uses: list[dict[str, Any]] = []
     builds: list[dict[str, Any]] = []
     work.mkdir()
-    for recipe in map(Recipe.find, Recipe.names()):
+    for recipe in map(Recipe.find, names):
         engine = build(checkpoint, recipe, CONTEXT, work / recipe.name)
         for batch, prompt in ((1, 128), (1, 512), (1, CONTEXT - DECODED), (4, 512)):
             uses.append(compare_use(checkpoint, recipe, engine, batch, prompt))
@@ -198,15 +202,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--layers", type=int, default=4, help="of the half-size model")
-    layers = parser.parse_args().layers
+    parser.add_argument("--recipe", nargs="+", default=Recipe.names(), help="which; all")
+    given = parser.parse_args()
+    before = {each["shape"]: each for each in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
     results = []
     with tempfile.TemporaryDirectory() as name:
-        half = synthesize(Path(name), layers)
-        for title, checkpoint in ((f"half of the 21B, {layers} layers", half), ("nano", embedded.folder())):
-            print(title)
-            uses, builds = measure(checkpoint, Path(name) / title)
-            results.append({"shape": title, "uses": uses, "builds": builds})
+        half = synthesize(Path(name), given.layers)
+        for title, checkpoint in (
+            (f"half of the 21B, {given.layers} layers", half),
+            ("nano", embedded.folder()),
+        ):
+            print(title, flush=True)
+            measured = dict(zip(KINDS, measure(checkpoint, Path(name) / title, given.recipe), strict=True))
+            kept = before.get(title, {})
+            for kind, rows in measured.items():
+                measured[kind] = [r for r in kept.get(kind, []) if r["recipe"] not in given.recipe] + rows
+            results.append({"shape": title, **measured})
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+KINDS = ("uses", "builds")
 
 
 if __name__ == "__main__":

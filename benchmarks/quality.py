@@ -1,6 +1,7 @@
 """What each format costs in quality: ernie-nano built in every one, measured against transformers.
 
     python benchmarks/quality.py            # writes benchmarks/results/quality.json and prints the table
+    python benchmarks/quality.py --recipe int4-small   # one anew; what is there of others stays
 
 Every build is the real one, run as it ships; each number is from its report.
 """
@@ -72,16 +73,22 @@ def table(rows: list[dict[str, object]]) -> str:
 
 
 def main() -> None:
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    rows = []
+    )
+    every = [recipe.name for recipe in recipes()]
+    parser.add_argument("--recipe", nargs="+", default=every, choices=every, help="which; all")
+    names = parser.parse_args().recipe
+    before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    by_name = {found["recipe"]: found for found in before}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for recipe in recipes():
-            report = measure(recipe, folder)
-            rows.append(row(recipe, folder, report))
-            print(table(rows[-1:]).splitlines()[-1], flush=True)
+            if recipe.name in names:
+                report = measure(recipe, folder)
+                by_name[recipe.name] = row(recipe, folder, report)
+                print(table([by_name[recipe.name]]).splitlines()[-1], flush=True)
+    rows = [by_name[name] for name in every if name in by_name]
     result = {"checkpoint": report.checkpoint.model_dump(), "inputs": report.inputs.model_dump(),
               "software": report.software, "machine": report.machine, "rows": rows}  # fmt: skip
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
