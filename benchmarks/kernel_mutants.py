@@ -58,6 +58,8 @@ COMMANDS = {
     "or the emulation ends it",
     "sanitizers": "pytest tests/plugins, on the libraries that `make test-plugins` builds",
 }
+#: How many indices and bounds are drawn.
+RANDOMS = 91
 #: What orders threads: pattern and its changes.  Each is tried at each place.
 ORDERING = {
     "barrier": [(r"__syncthreads\(\);", ";"), (r"__syncwarp\(\);", ";")],
@@ -176,7 +178,7 @@ def run_tests(files: list[str], folders: dict[str, Path], select: str) -> str:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1800,
         )
     except subprocess.TimeoutExpired:
         return "does not end"
@@ -305,7 +307,7 @@ def check_unchanged(work: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--random", type=int, default=100, help="how many indices and bounds to change")
+    parser.add_argument("--random", type=int, default=RANDOMS, help="how many indices and bounds to change")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--share", default="1/1", help="which of how many runs this is")
     parser.add_argument("--most", type=int, default=10**6, help="how many to try now")
