@@ -8,7 +8,8 @@ cores, so the seconds say what loopback does and nothing of a network.  The byte
 
 The checkpoint is ernie-nano with fourteen more layers: copies of its own ones that add a sixty-fourth of what those
 add, so that it still tells text from chance and every gate of the recipe applies.  The changed layer becomes
-a copy of another one.
+a copy of another one.  What lies in benchmarks/results/deploy.json without `gates` is of an earlier run, whose
+weights were random and whose builds had no gates.
 """
 
 from __future__ import annotations
