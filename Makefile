@@ -10,6 +10,7 @@ NATIVE := ernie_export/engine/native
 DOCS := build/python-doc
 REGISTRY := build/docker-registry
 CLEAN_ROOT := build/debian
+ARM64 := build/arm64
 DEBIAN := g++ cmake ninja-build chromium debootstrap fonts-inter fonts-dejavu-core openssh-client openssh-server openssl strace systemd \
     g++-aarch64-linux-gnu qemu-user-static
 WORKERS ?= 2
@@ -65,7 +66,7 @@ fuzz: .venv/.fuzz ## fuzz every parser of foreign bytes, SECONDS=60 each
 schemas: .venv/.cpu ## write docs/schemas anew
 	$(BIN)/python -m ernie_export.cli.schemas docs/schemas
 
-system-deps: $(HEADERS) $(REGISTRY) ## what the tests need of Debian: compilers, ONNX Runtime's C++ headers, a browser, a registry, ssh, systemd's checker, a bare system, qemu
+system-deps: $(HEADERS) $(REGISTRY) $(ARM64) ## what the tests need of Debian: compilers, ONNX Runtime's C++ headers, a browser, a registry, ssh, systemd's checker, a bare system, an aarch64 one, qemu
 	@missing=; for package in $(DEBIAN); do dpkg -s $$package > /dev/null 2>&1 || missing="$$missing $$package"; done; \
 	    [ -z "$$missing" ] || { apt-get -q update && apt-get -q install --yes --no-install-recommends $$missing; }
 	@$(MAKE) --no-print-directory $(CLEAN_ROOT)
@@ -106,6 +107,11 @@ $(CLEAN_ROOT):
 	rm -rf $@.partial
 	debootstrap --variant=minbase bookworm $@.partial > $@.log || { tail $@.log; exit 1; }
 	mv $@.partial $@
+
+# Python, numpy and ONNX Runtime of aarch64, and qemu: what kits for arm64 are tried in.
+$(ARM64): tests/kit/arm64/fetch_root.sh
+	tests/kit/arm64/fetch_root.sh $@ $(PYTHON)
+	@touch $@
 
 # The text that ernie-nano learns: Debian 12's python3.11-doc, unpacked, not installed.
 $(DOCS):

@@ -31,6 +31,7 @@ from ernie_export.engine import genai
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.requires import Requires
 from ernie_export.errors import UserError, WorkError
+from ernie_export.kit import pack
 from ernie_export.partial import Made, Work, digest_of, put
 from ernie_export.progress import Progress, Silent
 from ernie_export.recipe import PARTS, layers_of
@@ -64,6 +65,8 @@ class BuildResult:
     reused: bool
     report_data: Report
     sample: str | None
+    kit: bool = False
+    """Its engine is built on the device that it is for."""
 
 
 def build(
@@ -102,7 +105,9 @@ def build(
         if not difference:
             shutil.rmtree(partial, ignore_errors=True)
             report = Report.read(output / Report.FILE)
-            return BuildResult(output, output / Report.FILE, report.verdict, True, report, report.sample)
+            return BuildResult(
+                output, output / Report.FILE, report.verdict, True, report, report.sample, target.is_kit
+            )
         if not replace:
             raise UserError(
                 f"{output} exists and {difference}",
@@ -254,8 +259,22 @@ def make_weights(work: Work, checkpoint: Checkpoint, recipe: Recipe, text: Windo
 
 def write_texts(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Target) -> None:
     """The small files: what the engine must know, the recipe, the tokenizer."""
+    info = engine_info(work, checkpoint, recipe, target)
+    if target.is_kit and info.requires:  # validation opens the graph here, whatever it is for
+        anywhere = info.requires.model_copy(update={"architecture": None})
+        info = info.model_copy(update={"requires": anywhere})
+    work.make_bytes(EngineInfo.FILE, info.to_bytes())
+    for_genai = genai.genai_config(checkpoint.config, GRAPH, info.max_context)
+    work.make_bytes(genai.FILE, (json.dumps(for_genai, indent=1) + "\n").encode())
+    work.make_bytes(RECIPE, recipe.to_toml().encode())
+    for name in TEXTS:
+        if (source := checkpoint.path / name).is_file():
+            work.make_bytes(name, source.read_bytes())
+
+
+def engine_info(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Target) -> EngineInfo:
     config = checkpoint.config
-    info = EngineInfo(
+    return EngineInfo(
         runtime=target.runtime,
         graph=GRAPH,
         num_layers=config.num_hidden_layers,
@@ -269,13 +288,6 @@ def write_texts(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
         experts_per_token=config.moe_k,
         requires=requires_of(target, checkpoint.fingerprint(work.progress), context_of(checkpoint, recipe)),
     )
-    work.make_bytes(EngineInfo.FILE, (info.model_dump_json(indent=1) + "\n").encode())
-    for_genai = genai.genai_config(config, GRAPH, info.max_context)
-    work.make_bytes(genai.FILE, (json.dumps(for_genai, indent=1) + "\n").encode())
-    work.make_bytes(RECIPE, recipe.to_toml().encode())
-    for name in TEXTS:
-        if (source := checkpoint.path / name).is_file():
-            work.make_bytes(name, source.read_bytes())
 
 
 def requires_of(target: Target, fingerprint: str, context: int) -> Requires:
@@ -318,11 +330,17 @@ def validate_and_publish(
         return BuildResult(output, failure, "failed", False, report, None)
     claims = [Claim(claim="graph and weights", where="built here")]
     report = report.model_copy(update={"sample": sample(work.folder)})
+    if target.is_kit:
+        info = engine_info(work, checkpoint, recipe, target)
+        work.make_bytes(EngineInfo.FILE, info.to_bytes())
+        for name, data in pack.files(work.folder, info, checkpoint.config, recipe, target):
+            work.make_bytes(name, data)
+        claims.append(Claim(claim="kit", where="built here"))
     seal(work.folder, report, claims, work.progress, work.digests)
     publish(work.folder, output, replace)
     failure.unlink(missing_ok=True)
     report = Report.read(output / Report.FILE)
-    return BuildResult(output, output / Report.FILE, "passed", False, report, report.sample)
+    return BuildResult(output, output / Report.FILE, "passed", False, report, report.sample, target.is_kit)
 
 
 def sample(folder: Path) -> str:

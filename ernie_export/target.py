@@ -37,8 +37,8 @@ class Target(rows.Row):
     """A row of `targets.toml`; what is None is measured where the plan is made."""
 
     description: str
-    status: Literal["built here", "planned"]
-    """Whether `build` makes it, or `plan` alone knows it."""
+    status: Literal["built here", "built on target", "planned"]
+    """Whether `build` makes it, makes a kit that builds it on its device, or `plan` alone knows it."""
     runtime: Literal["onnxruntime-cpu", "tensorrt"]
     bodies: Literal["onnxruntime", "tensorrt"]
     stack: Annotated[list[str], Field(min_length=1)]
@@ -62,14 +62,23 @@ class Target(rows.Row):
     def is_built_here(self) -> bool:
         return self.status == "built here"
 
-    def must_be_built_here(self) -> None:
+    @property
+    def is_kit(self) -> bool:
+        """What `build` makes of it is a kit, whose engine is built on the device."""
+        return self.status == "built on target"
+
+    @property
+    def can_be_built(self) -> bool:
+        return self.is_built_here or self.is_kit
+
+    def must_not_be_planned(self) -> None:
         """Refuse what no build can be made for yet.
 
         Raises:
             UserError: the target is only planned.
         """
-        if not self.is_built_here:
-            built = ", ".join(target.name for target in Target.all() if target.is_built_here)
+        if not self.can_be_built:
+            built = ", ".join(target.name for target in Target.all() if target.can_be_built)
             raise UserError(
                 f"The target {self.name} is planned: nothing can be built for it yet",
                 f"`ernie-export plan --target {self.name}` tells what would fit; {built} can be built.",

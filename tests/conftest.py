@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -51,3 +52,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, nano: Path) -> BuiltBundle:
         return output
 
     return built
+
+
+@pytest.fixture(scope="session")
+def kit(bundle: BuiltBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kit of ernie-nano for this machine; tests copy it before they change it."""
+    from tests.kit.making import HERE, packed
+
+    return packed(bundle("int4"), tmp_path_factory.mktemp("kit") / "nano", HERE[platform.machine()])

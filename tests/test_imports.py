@@ -35,6 +35,7 @@ ROAD = [
     {"bits"},
     {"bundle"},
     {"bench"},
+    {"kit"},
     {"distribute"},
     {"device"},
     {"partial"},
@@ -57,6 +58,7 @@ ANYWHERE = {
     "digest",
     "spelling",
     "toml_file",
+    "os_error",
     "versions",
     "__version__",
 }
@@ -81,6 +83,7 @@ WITHOUT_TORCH = [
     "validate.selfcheck",
     "distribute",
     "device",
+    "kit",
 ]
 """What a machine that only runs bundles loads."""
 

@@ -39,7 +39,7 @@ def test_jetpack_6_is_planned_and_says_why() -> None:
     with pytest.raises(UserError) as caught:
         Stack.find("JetPack 6.2").must_not_be_planned()
     assert str(caught.value).startswith("JetPack 6.2 is planned: our kernels are compiled with CUDA 13")
-    assert "Use one of ONNX Runtime, JetPack 7.0" in str(caught.value)
+    assert "Use one of ONNX Runtime, ONNX Runtime alone, JetPack 7.0" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,12 @@ ROWS = {
     "h200": ("9.0", 4800, 141),
     "b200": ("10.0", 7700, 180),
 }
+KITS = {"arm64": "aarch64", "x86-64": "x86_64"}
+"""What kits are built for through ONNX Runtime, and the architecture of the CPU."""
 
 
 def test_every_row_of_the_table_is_found_by_its_name() -> None:
-    assert [target.name for target in Target.all()] == ["cpu", *ROWS]
+    assert [target.name for target in Target.all()] == ["cpu", *KITS, *ROWS]
     for target in Target.all():
         assert Target.find(target.name) == target
         assert target.description and target.stack
@@ -47,27 +49,33 @@ def test_the_figures_of_a_gpu(name: str) -> None:
     assert all(figure.source for figure in (target.memory, target.reserved, target.bandwidth))
 
 
-def test_what_the_cpu_has_is_measured_and_not_told() -> None:
-    cpu = Target.find("cpu")
+@pytest.mark.parametrize("name", ["cpu", *KITS])
+def test_what_a_cpu_has_is_measured_and_not_told(name: str) -> None:
+    cpu = Target.find(name)
     assert (cpu.sm, cpu.memory, cpu.reserved, cpu.bandwidth) == (None, None, None, None)
 
 
-def test_only_the_cpu_is_built() -> None:
-    Target.find("cpu").must_be_built_here()
+def test_what_is_built_and_where() -> None:
+    for name in ("cpu", *KITS):
+        Target.find(name).must_not_be_planned()
     assert [target.name for target in Target.all() if target.is_built_here] == ["cpu"]
+    assert {target.name: target.architecture for target in Target.all() if target.is_kit} == KITS
     with pytest.raises(UserError) as caught:
-        Target.find("h100").must_be_built_here()
+        Target.find("h100").must_not_be_planned()
     assert str(caught.value) == (
         "The target h100 is planned: nothing can be built for it yet. "
-        "`ernie-export plan --target h100` tells what would fit; cpu can be built."
+        "`ernie-export plan --target h100` tells what would fit; cpu, arm64, x86-64 can be built."
     )
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cpuu", "No target is named 'cpuu'. Did you mean cpu? Known: cpu, jetson-orin-nano-8gb, "),
-        ("", "No target is named ''. Known: cpu, jetson-orin-nano-8gb, "),
+        (
+            "cpuu",
+            "No target is named 'cpuu'. Did you mean cpu? Known: cpu, arm64, x86-64, jetson-orin-nano-8gb, ",
+        ),
+        ("", "No target is named ''. Known: cpu, arm64, x86-64, jetson-orin-nano-8gb, "),
     ],
 )
 def test_an_unknown_target_names_the_known_ones(name: str, message: str) -> None:

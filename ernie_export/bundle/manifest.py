@@ -44,6 +44,8 @@ class Manifest(Document):
     software: dict[str, str]
     verdict: Verdict
     claims: list[Claim]
+    kit: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of the manifest of the kit that it was built from, on its target; None: it was not."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ernie_export.spelling import spelled
 
 if TYPE_CHECKING:
-    from ernie_export.bundle.manifest import FileEntry
+    from ernie_export.bundle.files import Entry
     from ernie_export.validate.report import Source
 
 FILE = "sbom.cdx.json"
@@ -23,7 +23,7 @@ ENGINES = (".onnx", ".engine", ".plan")
 
 
 def sbom(
-    checkpoint: Source, recipe: str, target: str, files: Mapping[str, FileEntry], software: Mapping[str, str]
+    checkpoint: Source, recipe: str, target: str, files: Mapping[str, Entry], software: Mapping[str, str]
 ) -> bytes:
     """`files` are all but this one and those that are made after it; `software` what made and measured them."""
     listed = [_file(path, entry) for path, entry in sorted(files.items())]
@@ -56,7 +56,7 @@ def sbom(
     return spelled({**document, "serialNumber": f"urn:uuid:{serial}"})
 
 
-def _file(path: str, entry: FileEntry) -> dict[str, Any]:
+def _file(path: str, entry: Entry) -> dict[str, Any]:
     kind = "library" if path.endswith(LIBRARIES) else "file"
     what = "engine" if path.endswith(ENGINES) else "weights" if path.startswith("weights/") else "document"
     return {

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def _target_names() -> list[str]:
     from ernie_export.target import Target
 
-    return [target.name for target in Target.all() if target.is_built_here]
+    return [target.name for target in Target.all() if target.can_be_built]
 
 
 def _recipe_names() -> list[str]:
@@ -62,7 +62,7 @@ def build(
     from ernie_export.target import Target
 
     purpose, how = Target.find(target), Recipe.find(recipe)
-    purpose.must_be_built_here()
+    purpose.must_not_be_planned()
     from ernie_export import pipeline
 
     with terminal.progress() as progress:
@@ -91,6 +91,7 @@ def _emit(result: BuildResult) -> None:
             reused=result.reused,
             failed_gates=failed_gates(result.report_data),
             sample=result.sample,
+            kit=result.kit and result.verdict == "passed",
         )
     )
 
@@ -102,4 +103,11 @@ def _rows(result: BuildResult) -> list[tuple[str, object]]:
     rows.append(("report", result.report))
     if result.sample:
         rows.append(("sample", result.sample))
+    if result.kit and result.verdict == "passed":
+        rows.append(
+            (
+                "next",
+                f"a kit: copy it to the device, and there run python3 {result.bundle.name}/kit.pyz build",
+            )
+        )
     return rows

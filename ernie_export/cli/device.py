@@ -98,7 +98,7 @@ def status(root: Root = Path(ROOT), json: Json = False) -> None:
             each.recipe,
             each.built,
             each.signer or "nobody",
-            each.refused or each.source,
+            each.refused or f"{each.source}{f' (kit {each.kit[:12]}, built here)' if each.kit else ''}",
         )
         for each in found.generations
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -10,26 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ernie_export import os_error
 from ernie_export.errors import ErnieExportError, UserError, WorkError
 
 INTERRUPTED = 130
-REMEDIES = {
-    errno.ENOSPC: "Free some disk space, or choose another disk.",
-    errno.EDQUOT: "Free some disk space, or choose another disk.",
-    errno.EACCES: "Choose a place that you may read and write.",
-    errno.EPERM: "Choose a place that you may read and write.",
-    errno.EROFS: "Choose a place that you may read and write.",
-    errno.EFBIG: "Raise the limit of file size (ulimit -f), or choose a disk that takes larger files.",
-    errno.ENOMEM: "Raise the limit of memory (ulimit -v), or use a machine with more.",
-    errno.EMFILE: "Raise the limit of open files (ulimit -n).",
-}
-
-#: What is wrong with a path that was given, and not with the machine.
-MISTAKES = {
-    errno.ENOTDIR: "Choose a path that runs through folders only.",
-    errno.ENAMETOOLONG: "Choose a shorter name.",
-    errno.ELOOP: "Choose a path whose links do not lead in a circle.",
-}
 
 
 @dataclass
@@ -77,7 +60,7 @@ def as_error(exception: BaseException) -> ErnieExportError | None:
     if isinstance(exception, MemoryError):
         return WorkError("There is not enough memory", "Close other programs, or use a machine with more.")
     if isinstance(exception, OSError):
-        return _os_error(exception)
+        return os_error.told(exception)
     return WorkError(
         f"This is a defect of ernie-export ({type(exception).__name__}: {exception})",
         "Run the same with --debug and report what it prints.",
@@ -90,11 +73,3 @@ def _usage_error(exception: BaseException) -> UserError:
     message = exception.format_message() if hasattr(exception, "format_message") else str(exception)
     cause, _, hint = message.rstrip(".").partition(". ")
     return UserError(cause, f"{hint} See `{command} --help`.".lstrip())
-
-
-def _os_error(error: OSError) -> ErnieExportError:
-    what = error.strerror or str(error) or type(error).__name__
-    where = f"{error.filename}: " if error.filename else ""
-    if error.errno in MISTAKES:
-        return UserError(f"{where}{what}", MISTAKES[error.errno])
-    return WorkError(f"{where}{what}", REMEDIES.get(error.errno or 0, "Run with --debug to see where."))

@@ -27,6 +27,8 @@ class BuildOutput(Output):
     failed_gates: list[str]
     sample: str | None
     """A sentence that the engine generated."""
+    kit: bool = False
+    """It is a kit: its engine is built on the device, by the kit.pyz in it."""
 
 
 class GenerateOutput(Output):

@@ -32,6 +32,7 @@ from ernie_export.distribute.push import Pushed
 from ernie_export.distribute.ssh_rollout import Deployed
 from ernie_export.doctor import Diagnosis
 from ernie_export.engine.info import EngineInfo
+from ernie_export.kit.document import KitPlan
 from ernie_export.plan.plan import Plan
 from ernie_export.validate.report import Report
 
@@ -40,6 +41,7 @@ SCHEMAS: dict[str, Any] = {
     "report": Report,
     "engine": EngineInfo,
     "calibration": CalibrationRecord,
+    "kit": KitPlan,
     "bench": Bench,
     "bits": Choice,
     "build": BuildOutput,

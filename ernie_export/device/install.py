@@ -18,6 +18,8 @@ from ernie_export.distribute.pull import fetch_documents
 from ernie_export.distribute.registry import Registry
 from ernie_export.distribute.signing import signer_of_listed
 from ernie_export.errors import UserError, WorkError
+from ernie_export.kit.build import Settings, build
+from ernie_export.kit.document import KitPlan
 from ernie_export.progress import Progress, Silent
 from ernie_export.validate.report import Report
 
@@ -90,6 +92,13 @@ def install(
         if manifest.verdict != "passed" or report.verdict != "passed":
             raise WorkError(f"{offer.name} did not pass its own gates", "Install one that did.")
         _fetch(offer, manifest, blobs, bundle, progress)
+        is_kit = KitPlan.FILE in manifest.files
+        if is_kit:
+            kit = place.partial(number) / "kit"
+            bundle.rename(kit)
+            place.built.mkdir(exist_ok=True)
+            made = build(kit, place.built / digest, Settings(), progress, replace=True, checked=True)
+            made.bundle.rename(bundle)
         require_suited(bundle, manifest)
         with progress.step("Try it"):
             tried = try_out(bundle, policy)
@@ -97,6 +106,7 @@ def install(
             number=number,
             source=offer.name,
             manifest_sha256=digest,
+            kit=digest if is_kit else None,
             checkpoint=manifest.checkpoint.name,
             recipe=manifest.recipe,
             target=manifest.target,

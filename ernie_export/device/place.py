@@ -1,9 +1,11 @@
 """Where a device keeps its bundles, and which one is active.
 
     ROOT/current            a link to the active generation; its renaming is the switch
-    ROOT/generations/7/     bundle/, and installed.json: what it is, and which one was active before it
+    ROOT/generations/7/     bundle/, and installed.json: what it is, and which one was active before it; kit/, if it
+                            was built from one
     ROOT/generations/7/refused.json   why it is not used, where it failed
     ROOT/blobs/             the files of all generations by their SHA-256; the bundles link to them
+    ROOT/built/             what is being built from a kit, so that an interrupted build goes on
 
 A generation is complete before it has its name, and the switch is one rename: whenever the power goes,
 `current` leads to the old generation or to the new one, and both are whole.
@@ -41,6 +43,9 @@ class Installed(Document):
     source: str
     """An address with its digest, or a folder."""
     manifest_sha256: str
+    """Of what was offered: of the kit, where it was one."""
+    kit: str | None = None
+    """The same, where what was offered is a kit, from which the bundle was built here."""
     checkpoint: str
     recipe: str
     target: str
@@ -72,6 +77,7 @@ class Place:
         self.root = root.absolute()
         self.generations = self.root / "generations"
         self.current = self.root / "current"
+        self.built = self.root / "built"
 
     @contextmanager
     def held(self) -> Iterator[Blobs]:
@@ -186,6 +192,7 @@ class Place:
             doomed = self.partial(installed.number)  # a kill half-way leaves what the next run removes
             os.rename(self.generation(installed.number), doomed)
             shutil.rmtree(doomed)
+        shutil.rmtree(self.built, ignore_errors=True)
         freed = 0
         for blob in (self.root / "blobs").glob("*"):
             if blob.stat().st_nlink == 1:

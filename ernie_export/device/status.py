@@ -13,6 +13,8 @@ class Generation(BaseModel):
 
     number: int
     source: str
+    kit: str | None
+    """SHA-256 of the manifest of the kit that it was built from here; None: it came as it is."""
     checkpoint: str
     recipe: str
     target: str

@@ -19,8 +19,7 @@ from ernie_export.engine.compatibility import require_compatible
 from ernie_export.engine.info import EngineInfo
 from ernie_export.errors import UserError, WorkError
 from ernie_export.plan import machine
-from ernie_export.plan.memory import memory
-from ernie_export.plan.plan import setting_of
+from ernie_export.plan.plan import peak_memory
 from ernie_export.readable import size
 from ernie_export.recipe import Recipe
 from ernie_export.target import Target
@@ -51,11 +50,11 @@ def require_suited(bundle: Path, manifest: Manifest) -> None:
     require_compatible(bundle, info)
     config, recipe = ErnieConfig.read(bundle), Recipe.read(bundle / "recipe.toml")
     longest = recipe.context or config.max_position_embeddings
-    setting = setting_of(config, recipe, min(longest, CONTEXT), 1, min(longest, CONTEXT, 512))
-    needed, free = memory(config, target, setting).peak, machine.memory()[1]
+    context = min(longest, CONTEXT)
+    needed, free = peak_memory(config, target, recipe, context), machine.memory()[1]
     if needed > free:
         raise WorkError(
-            f"The bundle needs {size(needed)} of memory with {setting.context:,} tokens of context, "
+            f"The bundle needs {size(needed)} of memory with {context:,} tokens of context, "
             f"and {size(free)} are free",
             "Stop what else runs here, or install one with fewer bits; `ernie-export plan` tells what fits.",
         )

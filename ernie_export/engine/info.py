@@ -44,6 +44,9 @@ class EngineInfo(BaseModel):
             raise ValueError("experts_per_token is more than num_experts")
         return self
 
+    def to_bytes(self) -> bytes:
+        return (self.model_dump_json(indent=1) + "\n").encode()
+
     @classmethod
     def read(cls, folder: Path) -> EngineInfo:
         try:

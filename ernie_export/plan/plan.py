@@ -116,6 +116,11 @@ def setting_of(config: ErnieConfig, recipe: Recipe, context: int | None, batch: 
     return Setting(parts=recipe.parts, context=context, batch=batch, prompt=min(prompt, context))
 
 
+def peak_memory(config: ErnieConfig, target: Target, recipe: Recipe, context: int) -> int:
+    """Bytes at the highest point of opening or running one row of that many tokens."""
+    return memory(config, target, setting_of(config, recipe, context, 1, PROMPT)).peak
+
+
 def available_on(target: Target) -> int:
     if target.memory is None:
         return machine.memory()[1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ernie_export.plan import machine
-from ernie_export.validate.segments import probe_names, routing_name
+from ernie_export.validate.probes import probe_names, routing_name
 from ernie_export.validate.selfcheck import Answer, SelfCheck
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ class _Limit:
     max: float | None = None
 
 
-ALWAYS: dict[str, Bounds] = {"logits.non_finite": _Limit(max=0)}
+ALWAYS: dict[str, Bounds] = {"logits.non_finite": _Limit(max=0.0)}
 """No recipe can do without these, or soften them."""
 
 

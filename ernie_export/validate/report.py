@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ernie_export.errors import UserError
+from ernie_export.spelling import seal_of
 from ernie_export.validate.document import Document
 from ernie_export.validate.gates import GateResult
 
@@ -162,6 +161,42 @@ class Sizes(_Record):
     """Weights by the part of the model they belong to."""
 
 
+class PrefillReport(_Record):
+    """A prompt into an empty cache, as in bench.speed.Prefill."""
+
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    highest_anonymous: int
+
+
+class DecodeReport(_Record):
+    """One token after another over a filled cache, as in bench.speed.Decode."""
+
+    context: int
+    tokens: int
+    seconds: float
+    fastest: float
+    tokens_per_second: float
+    bytes: int
+    """That one token must read."""
+    bytes_per_second: float
+    share: float | None
+    """Of the bandwidth measured in the same run."""
+
+
+class SpeedReport(_Record):
+    """Measured where the engine was built, on its target."""
+
+    threads: int
+    bandwidth: float | None
+    """Bytes a second that the cores together read; None where there was no room to measure it."""
+    memory: dict[str, int]
+    """Bytes, `anonymous` and `mapped`, at the end."""
+    prefill: list[PrefillReport]
+    decode: list[DecodeReport]
+
+
 class SummaryRow(NamedTuple):
     label: str
     value: str
@@ -203,6 +238,8 @@ class Report(Document):
     sizes: Sizes
     timings: dict[str, float]
     """Seconds by stage."""
+    speed: SpeedReport | None = None
+    """None: it was not measured."""
     software: dict[str, str]
     machine: dict[str, str | int]
     claims: list[Claim]
@@ -213,7 +250,7 @@ class Report(Document):
     """SHA-256 of the report without its seal, as UTF-8 JSON with sorted keys and no spaces."""
 
     def sealed(self) -> Self:
-        return self.model_copy(update={"seal": _digest(json.loads(self.model_dump_json()))})
+        return self.model_copy(update={"seal": seal_of(json.loads(self.model_dump_json()))})
 
     def write(self, path: Path) -> None:
         """Write it, sealed, so that a killed process leaves the old report or the new one."""
@@ -227,7 +264,7 @@ class Report(Document):
     @classmethod
     def check(cls, content: dict[str, Any], path: Path) -> None:
         """That the seal is over this content; UserError where it is broken."""
-        if content.get("seal") != _digest(content):
+        if content.get("seal") != seal_of(content):
             raise UserError(f"The report {path} was edited: its seal is broken", cls.REMEDY)
 
     def summary_rows(self) -> list[SummaryRow]:
@@ -238,13 +275,6 @@ class Report(Document):
             _summary_row(name, self.metrics.get(name), gated.get(name))
             for name in [*names, *(name for name in gated if name not in HEADLINES)]
         ]
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of a report's content but its seal."""
-    sealed = {key: value for key, value in content.items() if key != "seal"}
-    text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 HEADLINES = {
@@ -275,6 +305,8 @@ HEADLINES = {
     "batch.max_difference": "Alone against in a batch",
     "probes.max_difference": "Watched against as it ships",
     "logits.non_finite": "Logits that are no numbers",
+    "latency.token_ms": "Milliseconds a token",
+    "latency.prefill_ms": "Milliseconds for a prompt of the self-check",
 }
 PERCENT = ("logits.same_top1", "routing.agreement", "greedy.agreement", "weights.misplaced")
 

@@ -20,7 +20,7 @@ from polygraphy.logger import G_LOGGER
 
 from ernie_export.errors import WorkError
 from ernie_export.validate.metrics import LogitsComparison, RoutingComparison, compare_logits, compare_routing
-from ernie_export.validate.segments import probe_names, routing_name
+from ernie_export.validate.probes import probe_names, routing_name
 
 if TYPE_CHECKING:
     from ernie_export.engine.interface import Engine

@@ -26,16 +26,6 @@ Open = Callable[[Sequence[str], Sequence[str]], "Engine"]
 LOGITS = "logits"
 
 
-def routing_name(layer: int, what: str) -> str:
-    """The name in the graph of what a router gives: "indices" or "scores"."""
-    return f"layers.{layer}.routing.{what}"
-
-
-def probe_names(moe_layers: Sequence[int]) -> list[str]:
-    """What the engine must show to be compared."""
-    return [routing_name(layer, what) for layer in moe_layers for what in ("indices", "scores")]
-
-
 @dataclass(frozen=True)
 class Segment:
     title: str

@@ -20,6 +20,7 @@ The metadata hold, as JSON under `selfcheck`, what else is in `About`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -74,7 +75,7 @@ class About:
     def parse(cls, text: str) -> Self:
         """From JSON; ValueError or TypeError where it is no such thing."""
         said = json.loads(text)
-        bounds = {str(name): Bound(**limits) for name, limits in said.pop("bounds").items()}
+        bounds = {name: Bound(**limits) for name, limits in said.pop("bounds").items()}
         about = cls(bounds=bounds, **said)
         least = {"schema_version": 1, "vocab_size": 1, "num_experts": 0, "experts_per_token": 0}
         for name, value in ((name, getattr(about, name)) for name in least):
@@ -165,6 +166,11 @@ class SelfCheck:
             wrong += ["experts"] * bool(sizes["L"] and sizes["C"] < about.experts_per_token)
         if wrong:
             raise UserError(f"{path} is damaged ({wrong[0]} does not fit)", REMEDY)
+
+    @property
+    def tokens_sha256(self) -> str:
+        """Over the token ids of all prompts, as little-endian int64."""
+        return hashlib.sha256(self.tokens.astype("<i8").tobytes()).hexdigest()
 
     def metrics(self, answers: Sequence[Answer]) -> dict[str, float]:
         """How far the engine's answers to all prompts are from the reference's; the names are those of gates.

@@ -27,8 +27,9 @@ from ernie_export.validate.operators import (
     run_given,
     worst,
 )
+from ernie_export.validate.probes import probe_names
 from ernie_export.validate.report import Continuation, Histogram, layer_report
-from ernie_export.validate.segments import LOGITS, Segment, Want, probe_names
+from ernie_export.validate.segments import LOGITS, Segment, Want
 from ernie_export.validate.selfcheck_gatherer import Gatherer
 from ernie_export.validate.weights import compare_weights, weight_metrics
 

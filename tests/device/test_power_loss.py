@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -102,6 +103,41 @@ def test_killed_at_every_operation(root: Path, versions: tuple[Path, Path], tmp_
     while killed_at(number, root, versions, tmp_path):
         number += 1
     assert number > 40
+
+
+@pytest.fixture
+def with_kit(versions: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """The second version is a kit, whose engine is built on the device."""
+    kit = tmp_path / "kit"
+    shutil.copytree(versions[1], kit)
+    report, claims = Report.read(kit / Report.FILE), Manifest.read(kit).claims
+    info = {"runtime": "onnxruntime-cpu", "max_context": 512, "requires": {"module": "onnxruntime"}}
+    plan = {"memory": [{"context": 512, "bytes": 1}], "disk": 1}
+    for name, content in (("engine.json", info), ("kit.json", plan)):
+        (kit / name).write_text(json.dumps(content))
+    for name in (Manifest.FILE, Report.FILE):
+        (kit / name).unlink()
+    seal(kit, report, claims)
+    return versions[0], kit
+
+
+def test_killed_while_a_kit_is_built(root: Path, with_kit: tuple[Path, Path], tmp_path: Path) -> None:
+    number = 1
+    while killed_at(number, root, with_kit, tmp_path):
+        number += 11
+    assert number > 80
+
+
+def test_what_a_kit_became_is_synced(root: Path, with_kit: tuple[Path, Path], tmp_path: Path) -> None:
+    assert run(root, with_kit[1], "record", tmp_path / "moments") == 0
+    seen = set()
+    for number, moment in enumerate(pickle.loads((tmp_path / "moments").read_bytes())):
+        for synced in (False, True):
+            state = tmp_path / f"state{number}{synced}"
+            build(moment.tree, state, moment, synced, {})
+            seen.add(active_and_whole(state, moment))
+            shutil.rmtree(state)
+    assert seen == {1, 2}
 
 
 def build(node: Node, place: Path, moment: Moment, synced: bool, made: dict[int, Path]) -> None:

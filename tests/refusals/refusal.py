@@ -15,6 +15,7 @@ from ernie_export.engine.found import Found, Gpu
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.requires import Binary, Requires
 from ernie_export.stack import Stack
+from tests.kit.making import packed
 
 ORIN = Found("aarch64", "10.16.0.72", "", "13.2", Gpu("Orin", "8.7", 64 << 30), "NVIDIA Jetson AGX Orin")
 SERVER = Found("x86_64", "11.4.0.106", "", "13.2", Gpu("NVIDIA H100 80GB HBM3", "9.0", 80 << 30), "")
@@ -29,6 +30,8 @@ class Scene:
     here: Found
     feed: tuple[int, int] | None = None
     """Rows and tokens of the cache that is asked for; None: the engine is only opened."""
+    kit: bool = False
+    """It is a kit, and what is asked for is its building."""
 
     def on(self, **other: Any) -> Scene:
         return replace(self, here=replace(self.here, **other))
@@ -55,6 +58,9 @@ class Place:
 
     def cpu(self) -> Scene:
         return Scene(Path(shutil.copytree(self.whole(), self.root / "bundle")), CPU)
+
+    def kit(self, target: str, here: Found) -> Scene:
+        return Scene(packed(self.whole(), self.root / "bundle", target), here, kit=True)
 
     def engine(self, stack: str, here: Found) -> Scene:
         """An engine of TensorRT's as far as the load check sees it: the two files that it would load are noise."""

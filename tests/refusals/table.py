@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests import answer_table
-from tests.refusals import files, machines
+from tests.refusals import files, kits, machines
 from tests.refusals.refusal import Refusals
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "refusals.md"
@@ -16,6 +16,7 @@ KINDS: tuple[Refusals, ...] = (
     machines.LIMITS,
     files.BINARIES,
     files.DOCUMENTS,
+    kits.KITS,
 )
 COLUMNS = ("what is wrong", "answer")
 PREFACE = """\

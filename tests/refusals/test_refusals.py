@@ -13,6 +13,8 @@ from ernie_export.engine.compatibility import mismatches
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.open import open_engine
 from ernie_export.errors import UserError
+from ernie_export.kit.build import Settings, build
+from ernie_export.progress import Silent
 from tests.refusals import table
 from tests.refusals.refusal import Place, Refusal, Refusals, Scene
 from tests.refusals.table import KINDS
@@ -48,6 +50,8 @@ def test_what_does_not_fit_is_refused(
     scene = refusal.lay_out(place)
     monkeypatch.setattr(found, "find", lambda _module: scene.here)
     with pytest.raises(UserError) as caught:
+        if scene.kit:
+            build(scene.bundle, place.root / "built", Settings(), Silent())
         engine = open_engine(scene.bundle)
         assert scene.feed
         engine.start(*scene.feed)

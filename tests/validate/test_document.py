@@ -11,9 +11,10 @@ import pytest
 from pydantic import BaseModel
 
 from ernie_export.errors import UserError
+from ernie_export.spelling import seal_of
 from ernie_export.validate import html, junit
 from ernie_export.validate.baseline import Baseline
-from ernie_export.validate.report import Report, WeightReport, _digest
+from ernie_export.validate.report import Report, WeightReport
 from tests.conftest import BuiltBundle
 from tests.validate.test_report import report
 
@@ -22,7 +23,7 @@ EARLIER = Path(__file__).parent / "reports" / "earlier.json"
 
 
 def sealed(content: dict[str, Any]) -> bytes:
-    content = content | {"seal": _digest(content)}
+    content = content | {"seal": seal_of(content)}
     return json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
 
 

@@ -1,0 +1,120 @@
+"""What makes a bundle a kit: kit.json, the graphs as a device opens them, and the program."""
+
+from __future__ import annotations
+
+import ast
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ernie_export
+from ernie_export.bench import bench
+from ernie_export.engine.opened_graph import opened_graph
+from ernie_export.kit.contents import PROGRAM
+from ernie_export.kit.document import Decoded, KitPlan, Room
+from ernie_export.kit.onnxruntime import AS_IT_SHIPS, SHOWING_ROUTERS
+from ernie_export.plan.plan import peak_memory
+from ernie_export.plan.setting import Setting
+from ernie_export.plan.traffic import traffic
+from ernie_export.validate.probes import probe_names
+
+if TYPE_CHECKING:
+    from ernie_export.checkpoint.config import ErnieConfig
+    from ernie_export.engine.info import EngineInfo
+    from ernie_export.recipe import Recipe
+    from ernie_export.target import Target
+
+PACKAGE = Path(ernie_export.__file__).parent
+STARTS = ("ernie_export.kit.__main__", "ernie_export.kit.stage")
+SHORTEST = 512
+"""The least context, in tokens, that memory is planned for."""
+DOCUMENTS = 32 << 20
+"""Bytes that a build writes beside an engine, generously."""
+SHEBANG = b"#!/usr/bin/env python3\n"
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def files(
+    folder: Path, info: EngineInfo, config: ErnieConfig, recipe: Recipe, target: Target
+) -> Iterator[tuple[str, bytes]]:
+    """What is added to the bundle in `folder`: name and content. The same bundle gives the same bytes."""
+    yield KitPlan.FILE, plan(info, config, recipe, target).render()
+    for name, probes in ((AS_IT_SHIPS, []), (SHOWING_ROUTERS, probe_names(info.moe_layers))):
+        yield name, opened_graph(folder / info.graph, probes).SerializeToString(deterministic=True)
+    yield PROGRAM, program()
+
+
+def plan(info: EngineInfo, config: ErnieConfig, recipe: Recipe, target: Target) -> KitPlan:
+    most = info.max_context
+    contexts = [SHORTEST << step for step in range(32) if SHORTEST << step < most]
+    decoded = bench.lengths(None, bench.DECODE, most - bench.TOKENS)
+
+    def reads(context: int) -> int:
+        setting = Setting(parts=recipe.parts, context=context, batch=1, prompt=1)
+        found = traffic(config, target, setting, None)
+        return found.bytes + found.kv_cache
+
+    return KitPlan(
+        memory=[
+            Room(context=context, bytes=peak_memory(config, target, recipe, context))
+            for context in (*contexts, most)
+        ],
+        disk=DOCUMENTS,
+        prefill=bench.lengths(None, bench.PREFILL, most),
+        decode=[Decoded(context=context, bytes=reads(context)) for context in decoded],
+        tokens=bench.TOKENS,
+    )
+
+
+def program() -> bytes:
+    """kit.pyz: the modules that run on the device, as a file that Python starts."""
+    made = io.BytesIO(SHEBANG)
+    made.seek(0, io.SEEK_END)
+    # Stored, not deflated: another zlib would give other bytes.
+    with zipfile.ZipFile(made, "a", zipfile.ZIP_STORED) as archive:
+        archive.writestr(
+            zipfile.ZipInfo("__main__.py", EPOCH), (PACKAGE / "kit" / "__main__.py").read_bytes()
+        )
+        for name in modules():
+            path = _path(name)
+            inside = path.relative_to(PACKAGE.parent).as_posix()
+            archive.writestr(zipfile.ZipInfo(inside, EPOCH), path.read_bytes())
+    return made.getvalue()
+
+
+def modules() -> list[str]:
+    """Our own modules that the program imports, whenever it does."""
+    found: set[str] = set()
+    waiting = list(STARTS)
+    while waiting:
+        name = waiting.pop()
+        if name in found or not _exists(name):
+            continue
+        found.add(name)
+        waiting += [name.rpartition(".")[0]] if "." in name else []
+        waiting += _imports(ast.parse(_path(name).read_text("utf-8")))
+    return sorted(found)
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    """Names that may be modules, those for the type checker alone left out."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(child)
+
+
+def _exists(name: str) -> bool:
+    return name.partition(".")[0] == PACKAGE.name and _path(name).is_file()
+
+
+def _path(name: str) -> Path:
+    inside = PACKAGE.parent.joinpath(*name.split("."))
+    return inside / "__init__.py" if inside.is_dir() else inside.with_suffix(".py")
