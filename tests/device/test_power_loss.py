@@ -124,7 +124,7 @@ def with_kit(versions: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
 def test_killed_while_a_kit_is_built(root: Path, with_kit: tuple[Path, Path], tmp_path: Path) -> None:
     number = 1
     while killed_at(number, root, with_kit, tmp_path):
-        number += 11
+        number += 29
     assert number > 80
 
 
