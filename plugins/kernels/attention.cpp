@@ -99,10 +99,11 @@ std::uint64_t workspace(const Attention& c) {
 
 Problem launch(const Attention& c, cudaStream_t stream) {
     if (Problem wrong = check(c); !wrong.empty()) return wrong;
-    if (c.tokens == 0 || c.batch == 0) return {};
+    if (c.batch == 0) return {};
+    cudaError_t error = copy_past(c, stream);
+    if (c.tokens == 0) return answer(error, "attention");
     const Parts parts = parts_in(c);
     const bool few = rows_a_block(c) == decode_rows;
-    cudaError_t error = copy_past(c, stream);
     if (!error) error = attention_append(c, stream);
     if (!error) error = few ? attention_decode(c, parts, stream) : attention_prefill(c, parts, stream);
     if (!error && parts.count > 1) error = attention_join(c, parts, stream);

@@ -19,7 +19,6 @@ from tests.plugins.tensorrt_host import Attributes, Declared, Told, declared, dr
 
 Array = np.ndarray[Any, Any]
 LIMITS = {"fp16": 2e-3, "bf16": 1.6e-2}
-IN_PLACE = {"CachedAttention": {1: 3, 2: 4}}
 PACKED = {"int8": np.int8, "int32": np.int32}
 
 
@@ -229,7 +228,8 @@ def test_cut_short_it_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("batch", "tokens"), [(0, 3), (2, 0)])
 def test_no_token_is_no_work(name: str, batch: int, tokens: int) -> None:
-    checked(CASES[name](batch=batch, tokens=tokens), "fp16", share=IN_PLACE.get(name))
+    """But that a present that is another buffer becomes the past."""
+    checked(CASES[name](batch=batch, tokens=tokens), "fp16")
 
 
 def test_an_index_that_is_no_experts_is_told_with_the_next_call() -> None:
