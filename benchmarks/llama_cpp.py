@@ -319,8 +319,9 @@ def measure(
     }
     read_anew(sorted(engine.rglob("*.bin")))
     longer = bench.bench(engine, Silent(), [PROMPT], [PROMPT // 4, CONTEXT - LONG], LONG, 1, threads)
-    result["opening"] = longer.opening.model_dump(mode="json")
-    result["decode_by_context"] = [each.model_dump(mode="json") for each in longer.decode]
+    plain = longer.model_dump(mode="json")
+    result["opening"] = plain["opening"]
+    result["decode_by_context"] = plain["decode"]
     return result
 
 
