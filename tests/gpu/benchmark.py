@@ -76,12 +76,12 @@ class Benchmark:
 
 def ceilings(kit: Kit) -> tuple[float, float]:
     """Bytes a second of a copy, read and written; operations a second of a dense fp16 product."""
+    n, random = kit.sizes.multiplied, kit.generator(20)
+    a, b = (made.activations(random, n, n, dtype=torch.float16) for _ in range(2))
+    matmul = 2 * n**3 / kit.device.seconds(lambda: a @ b, warm=1)
     nbytes = min(kit.sizes.copied, kit.device.free_bytes() // 8)
     source, target = (torch.zeros(nbytes, dtype=torch.uint8, device=kit.device.torch) for _ in range(2))
     copy = 2 * nbytes / kit.device.seconds(lambda: target.copy_(source))
-    n, random = kit.sizes.multiplied, kit.generator(20)
-    a, b = (made.activations(random, n, n, dtype=torch.float16) for _ in range(2))
-    matmul = 2 * n**3 / kit.device.seconds(lambda: a @ b)
     kit.note(
         f"ceilings: copy {copy / 1e9:.0f} GB/s, fp16 matmul {matmul / 1e12:.1f} TFLOP/s",
         {"copy_gb_s": copy / 1e9, "matmul_tflop_s": matmul / 1e12},

@@ -36,7 +36,7 @@ def main() -> int:
     result = everything(arguments)
     path = arguments.output or place(result)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(finite(result), indent=1, ensure_ascii=False) + "\n")
     print("\n" + "\n".join([*report.summary(result), f"→ {path}"]), flush=True)
     return int(any(done["status"] != "passed" for done in result["sections"].values()))
 
@@ -127,8 +127,7 @@ def section(arguments: argparse.Namespace) -> int:
 
         def note(line: str, value: Any) -> None:
             print(line, flush=True)
-            finite = json.loads(json.dumps(value), parse_constant=lambda _: None)  # NaN is no JSON
-            kept.write(json.dumps(finite) + "\n")
+            kept.write(json.dumps(finite(value)) + "\n")
             kept.flush()
 
         try:
@@ -171,6 +170,11 @@ def driver() -> str | None:
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     lines = subprocess.run(command, capture_output=True, text=True).stdout.split()
     return lines[0] if lines else None
+
+
+def finite(value: Any) -> Any:
+    """NaN and infinity, which are no JSON, as null."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
 def commit() -> str | None:

@@ -137,6 +137,13 @@ def arguments(**changes: Any) -> argparse.Namespace:
     return argparse.Namespace(**{"emulated": True, "tiny": False} | changes)
 
 
+def test_what_is_no_number_is_null() -> None:
+    assert session.finite({"error": float("nan"), "of": [1.5, float("inf")]}) == {
+        "error": None,
+        "of": [1.5, None],
+    }
+
+
 def test_a_section_that_fails_or_hangs_stops_no_other(tmp_path: Path) -> None:
     failed = session.in_its_process("check", 60, str(tmp_path / "no.so"), arguments())
     assert failed["status"] == "failed" and "does not load" in failed["failure"]
