@@ -1,8 +1,9 @@
 """That an engine agrees with itself: however tokens are fed, their logits are the same.
 
-The metrics are `decode.max_difference`, `batch.max_difference`, and `probes.max_difference`: of the
-engine that shows its routing, which is measured, from the one that ships.  All tokens are known
-before, so what is fed can be played through the graph one segment after the other.
+The metrics are `decode.max_difference`, `batch.max_difference`, and `probes.max_difference`: of the engine that
+shows its routing, which is measured, from the one that ships.  Each is a part of the spread of the
+logits, so that one gate suits models of any size and depth.  All tokens are known before, so what
+is fed can be played through the graph one segment after the other.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ernie_export.validate.metrics import max_difference
+from ernie_export.validate.metrics import relative_difference
 from ernie_export.validate.segments import LOGITS, Segment
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ def consistency_metrics(logits: Mapping[str, Values]) -> dict[str, float]:
     together = logits[TOGETHER]
     alone = [[logits[_alone(row)][feed][0] for row in range(len(rows))] for feed, rows in enumerate(together)]
     return {
-        "probes.max_difference": max_difference(logits[WATCHED][0], at_once),
-        "decode.max_difference": max_difference(at_once, one_by_one),
-        "batch.max_difference": max_difference(
+        "probes.max_difference": relative_difference(logits[WATCHED][0], at_once),
+        "decode.max_difference": relative_difference(at_once, one_by_one),
+        "batch.max_difference": relative_difference(
             [row for feed in together for row in feed], [row for feed in alone for row in feed]
         ),
     }

@@ -222,14 +222,22 @@ def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
     return same.index(False) if False in same else len(same)
 
 
-def max_difference(a: Sequence[Array], b: Sequence[Array]) -> float:
-    """The largest absolute difference of arrays of the same shapes; inf where one is not finite."""
+def relative_difference(a: Sequence[Array], b: Sequence[Array]) -> float:
+    """How far the logits `b` of a token are from `a`, both [tokens,V], in parts of the spread of `a`; inf where
+    one is not finite.
+
+    The largest over the tokens of ‖a − b‖ / ‖a − mean(a)‖: it says the same of logits of any size, and 1 or
+    more where one has nothing of the other.
+    """
     largest = 0.0
     for one, other in zip(a, b, strict=True):
         if one.shape != other.shape:
             raise ValueError(f"shapes {one.shape} and {other.shape} differ")
-        with np.errstate(invalid="ignore"):
-            difference = np.abs(one.astype(np.float64) - other)
-        if difference.size:
-            largest = max(largest, float(np.where(np.isnan(difference), np.inf, difference).max()))
+        for token, again in zip(one, other, strict=True):
+            if not (np.isfinite(token).all() and np.isfinite(again).all()):
+                return float("inf")
+            wanted = token.astype(np.float64)
+            if distance := float(np.linalg.norm(wanted - again)):
+                spread = float(np.linalg.norm(wanted - wanted.mean()))
+                largest = max(largest, distance / spread if spread else float("inf"))
     return largest

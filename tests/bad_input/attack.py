@@ -88,6 +88,8 @@ class Attack:
     """The attack before it that has the same cause, and so the same answer; mostly there is none."""
     under: tuple[str, ...]
     """A command that runs the command line in a process of its own, with something taken from it."""
+    changes: bool = False
+    """What happens on the way changes the files that were laid out."""
 
 
 class Attacks(list[Attack]):
@@ -104,9 +106,10 @@ class Attacks(list[Attack]):
         leaves_partial: bool = False,
         like: str = "",
         under: tuple[str, ...] = (),
+        changes: bool = False,
     ) -> Callable[[Layout], None]:
         def register(lay_out: Layout) -> None:
-            self.append(Attack(name, lay_out, exit_code, leaves_partial, like, under))
+            self.append(Attack(name, lay_out, exit_code, leaves_partial, like, under, changes))
 
         return register
 

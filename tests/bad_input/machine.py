@@ -48,6 +48,48 @@ def _(place: Place) -> Arguments:
     return ["generate", folder, "--prompt", "The", "--max-tokens", "500000000"]
 
 
+MIDWAY = "ernie_export.streaming:read_layout"
+"""What a build calls before it quantizes."""
+
+
+def with_own_weights(place: Place) -> Arguments:
+    """A build of ernie-nano, whose weights are no link here."""
+    folder = place.nano()
+    weights = folder / "model.safetensors"
+    data = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(data)
+    return place.build(folder)
+
+
+@MACHINE.add(
+    "a shard that changes while it is read",
+    2,
+    leaves_partial=True,
+    changes=True,
+    under=("meddling", "touch", "nano/model.safetensors", MIDWAY),
+)
+def _(place: Place) -> Arguments:
+    return with_own_weights(place)
+
+
+@MACHINE.add(
+    "a shard that is cut short while it is read",
+    2,
+    leaves_partial=True,
+    changes=True,
+    like="a shard that changes while it is read",
+    under=("meddling", "cut", "nano/model.safetensors", "12000000", MIDWAY),
+)
+def _(place: Place) -> Arguments:
+    return with_own_weights(place)
+
+
+@MACHINE.add("too little memory for one layer of the reference", 1, under=("meddling", "memory", "1000000"))
+def _(place: Place) -> Arguments:
+    return ["validate", place.bundle()]
+
+
 @MACHINE.add("another build at the same output", 1, leaves_partial=True)
 def _(place: Place) -> Arguments:
     partial = place.output.parent / f".{place.output.name}.partial"

@@ -266,10 +266,23 @@ def test_texts_agree_up_to_their_first_difference(other: list[int], length: int)
     assert metrics.common_prefix([1, 2, 3, 4], other) == metrics.common_prefix(other, [1, 2, 3, 4]) == length
 
 
-def test_the_largest_difference_counts_and_what_is_no_number_is_the_largest() -> None:
-    a, empty = np.array([[1.0, 2.0]], np.float32), np.empty((0, 2), np.float32)
-    assert metrics.max_difference([a, empty], [a - 0.5, empty]) == 0.5
-    assert metrics.max_difference([a], [np.array([[1.0, np.nan]])]) == np.inf
-    assert metrics.max_difference([np.array([np.inf])], [np.array([np.inf])]) == np.inf
+def test_a_difference_is_told_in_parts_of_the_spread_of_the_logits() -> None:
+    a, empty = np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 6.0]], np.float32), np.empty((0, 3), np.float32)
+    off = np.array([[0.0, 0.0, 0.0], [0.0, 3.0, 0.0]], np.float32)
+    expected = 3 / np.sqrt(4 + 4 + 16)  # of the second token, whose logits are 2 at the mean
+    for size in (1e-3, 1.0, 1e3):
+        found = metrics.relative_difference([size * a, empty], [size * (a + off), empty])
+        assert found == pytest.approx(expected, rel=1e-6)
+    assert metrics.relative_difference([a + 100], [a + 100 + off]) == pytest.approx(expected, rel=1e-5)
+    assert metrics.relative_difference([a], [a]) == 0
+    assert metrics.relative_difference([a, a[:1]], [a, a[1:]]) > 1  # the tokens of another row
+
+
+def test_what_is_no_number_or_has_no_spread_is_infinitely_far() -> None:
+    a, flat = np.array([[1.0, 2.0]], np.float32), np.ones((1, 2), np.float32)
+    assert metrics.relative_difference([a], [np.array([[1.0, np.nan]])]) == np.inf
+    assert metrics.relative_difference([np.array([[np.inf, 0]])], [np.array([[np.inf, 0]])]) == np.inf
+    assert metrics.relative_difference([flat], [flat]) == 0
+    assert metrics.relative_difference([flat], [flat + 1]) == np.inf
     with pytest.raises(ValueError, match="shapes"):
-        metrics.max_difference([a], [empty])
+        metrics.relative_difference([a], [a[:0]])

@@ -199,7 +199,7 @@ def test_an_engine_that_is_another_while_it_is_watched_fails(
         opener=lambda folder, probes, given: (honest if probes else other)(folder, probes, given),
     )  # fmt: skip
     assert failed(report) == {"probes.max_difference"}
-    assert report.metrics["probes.max_difference"] == pytest.approx(0.01, abs=1e-5)
+    assert 1e-3 < report.metrics["probes.max_difference"] < 1e-2
 
 
 def test_nan_that_appears_only_in_decode_fails(validated: Validated) -> None:
