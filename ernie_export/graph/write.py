@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ernie_export.graph import onnxruntime, operators, portable
+from ernie_export.graph import onnxruntime, operators, portable, tensorrt_rtx
 from ernie_export.graph.weights import WeightFile, layout
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ FILE = "model.onnx"
 SETS: dict[str, tuple[Callable[[int], dict[str, str]], dict[str, int]]] = {
     "portable": (lambda _level: portable.BODIES, portable.OPSETS),
     "onnxruntime": (onnxruntime.bodies, onnxruntime.OPSETS),
+    "tensorrt_rtx": (lambda _level: tensorrt_rtx.bodies_of_both_phases(), tensorrt_rtx.OPSETS),
 }
 
 
@@ -58,7 +59,7 @@ def functions(proto: onnx.ModelProto, texts: dict[str, str], opsets: dict[str, i
     from onnx import parser
 
     imports = ", ".join(f'"{domain}": {version}' for domain, version in opsets.items())
-    wanted = [(node.op_type, node.overload) for node in proto.graph.node if node.domain == operators.DOMAIN]
+    wanted = list(_calls(proto.graph.node))
     found: dict[tuple[str, str], Any] = {}
     while wanted:
         name, overload = key = wanted.pop(0)
@@ -68,8 +69,17 @@ def functions(proto: onnx.ModelProto, texts: dict[str, str], opsets: dict[str, i
         function = parser.parse_function(f'<domain: "{operators.DOMAIN}", opset_import: [{imports}]>{text}')
         function.overload = overload
         found[key] = function
-        wanted += [(node.op_type, node.overload) for node in function.node if node.domain == operators.DOMAIN]
+        wanted += _calls(function.node)
     return [found[key] for key in sorted(found)]
+
+
+def _calls(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, str]]:
+    """Name and overload of every operator of ours among the nodes, and in the branches of an If."""
+    for node in nodes:
+        if node.domain == operators.DOMAIN:
+            yield node.op_type, node.overload
+        for attribute in node.attribute:
+            yield from _calls(attribute.g.node)
 
 
 def serialize(proto: onnx.ModelProto) -> bytes:

@@ -77,6 +77,29 @@ def test_packed_weights_mean_the_same_in_both_sets(exported: Exported, ids: np.n
     assert off(shipped) < 0.1
 
 
+@pytest.mark.parametrize("past", [40, 100])
+def test_tensorrt_rtx_equals_transformers(
+    exported: Exported, ids: np.ndarray, want: np.ndarray, past: int
+) -> None:
+    """In fp16 where its body says so; the cache has the length that it is given, and no token moves far."""
+    got = run(exported("fp32", "tensorrt_rtx"), ids, past)
+    off = np.abs(got["logits"] - want).max(-1)
+    # A token whose router saw almost no difference between two experts may take the other.
+    assert np.quantile(off, 0.95) < 0.05 and off.max() < 1.0
+    assert got["present.3.key"].shape[2] == past
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int4"])
+def test_packed_weights_mean_the_same_to_tensorrt_rtx(
+    exported: Exported, ids: np.ndarray, recipe: str
+) -> None:
+    """One new token is decode, in fp32 but for attention; several are prefill."""
+    for new in (ids, ids[:, :1]):
+        exact = run(exported(recipe, "portable"), new, 40)["logits"]
+        got = run(exported(recipe, "tensorrt_rtx"), new, 40)["logits"]
+        assert np.sqrt(((got - exact) ** 2).mean()) / exact.std() < 0.02
+
+
 def test_float_and_packed_experts_in_one_graph(exported: Exported) -> None:
     """An overload tells the two bodies of MoEExperts apart."""
     proto = onnx.load(exported("fp32", "onnxruntime") / write.FILE, load_external_data=False)
