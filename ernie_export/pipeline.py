@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,9 +27,9 @@ from ernie_export.calibrate.record import CalibrationRecord
 from ernie_export.calibrating import calibrate, calibration_inputs, calibration_text
 from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.checkpoint.layout import EMBEDDING, layer_of, part_of
-from ernie_export.engine import genai
+from ernie_export.engine import found, genai
 from ernie_export.engine.info import EngineInfo
-from ernie_export.engine.requires import Requires
+from ernie_export.engine.requires import Binary, Requires
 from ernie_export.errors import UserError, WorkError
 from ernie_export.kit import pack
 from ernie_export.partial import Made, Work, digest_of, put
@@ -43,10 +43,13 @@ from ernie_export.validate.selfcheck import SelfCheck
 
 if TYPE_CHECKING:
     from ernie_export.generate.windows import Windows
+    from ernie_export.graph.tensorrt_rtx import Phase
     from ernie_export.recipe import Recipe
     from ernie_export.target import Target
 
 GRAPH = "model.onnx"
+ENGINES = "engines"
+PHASES: tuple[Phase, Phase] = ("prefill", "decode")
 RECIPE = "recipe.toml"
 #: What a bundle takes over from the checkpoint, where it is there.
 TEXTS = (
@@ -115,6 +118,8 @@ def build(
             )
     require_fit(checkpoint, recipe)
     require_tokenizer(checkpoint)
+    if target.runtime == "tensorrt_rtx":
+        require_module(target)
     partial.mkdir(parents=True, exist_ok=True)
     with lock.held(partial), told_when_full(partial):
         work = Work(partial, progress)
@@ -122,6 +127,8 @@ def build(
         prepare(work, checkpoint, recipe.parts, context_of(checkpoint, recipe), tell, **more)
         write_graph(work, checkpoint, recipe, target)
         make_weights(work, checkpoint, recipe, text)
+        if target.runtime == "tensorrt_rtx":
+            write_engines(work, checkpoint, recipe, target)
         write_texts(work, checkpoint, recipe, target)
         work.leave_only_what_was_made()
         result = validate_and_publish(work, checkpoint, recipe, target, output, replace)
@@ -250,6 +257,58 @@ def write_graph(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
     work.make(GRAPH, made_from, writer)
 
 
+def write_engines(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Target) -> None:
+    """An engine for prompts and one for decode; weights are inputs of both."""
+    from importlib.metadata import version
+
+    import onnx
+
+    from ernie_export.engine import tensorrt
+    from ernie_export.graph.lower import Lowered, lower
+
+    (work.folder / ENGINES).mkdir(exist_ok=True)
+    model = onnx.load(work.folder / GRAPH, load_external_data=False)
+    for phase in PHASES:
+        batch = recipe.batch if phase == "decode" else 1
+        form = Lowered(phase, context_of(checkpoint, recipe), batch)
+        layers = work.folder / f"{ENGINES}/{phase}.layers.txt"
+
+        def writer(beside: Path, form: Lowered = form, layers: Path = layers) -> Made:
+            with work.progress.step(f"Build the engine for {form.phase}") as step:
+                sms = [target.sm] if target.sm else []
+                tensorrt.build(
+                    lower(model, form), beside, layers, target.runtime, sms, step, batch=form.batch
+                )
+            return put(beside, beside.read_bytes())
+
+        made_from = {
+            "graph": work.digests[GRAPH],
+            "form": digest_of(asdict(form), target.sm),
+            "runtime": version("tensorrt-rtx-cu13"),
+        }
+        work.make(engine_path(phase), made_from, writer)
+        work.make_bytes(layers.relative_to(work.folder).as_posix(), layers.read_bytes())
+
+
+def engine_path(phase: Phase) -> str:
+    return f"{ENGINES}/{phase}.engine"
+
+
+def require_module(target: Target) -> None:
+    """That what builds the target's engines is there, before the work.
+
+    Raises:
+        UserError: it is not.
+    """
+    (module,) = {stack.module for stack in target.stacks}
+    here, problem = found.version_of(module)
+    if here is None:
+        raise UserError(
+            f"Engines for {target.name} are built with {module}, which does not load here ({problem})",
+            "Install it: pip install 'ernie-export[rtx]'.",
+        )
+
+
 def make_weights(work: Work, checkpoint: Checkpoint, recipe: Recipe, text: Windows | None) -> None:
     """First what is calibrated on the text, in its order; then the rest at once."""
     if text:
@@ -286,11 +345,11 @@ def engine_info(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
         moe_layers=config.moe_layers,
         num_experts=config.moe_num_experts,
         experts_per_token=config.moe_k,
-        requires=requires_of(target, checkpoint.fingerprint(work.progress), context_of(checkpoint, recipe)),
+        requires=requires_of(work, checkpoint, recipe, target),
     )
 
 
-def requires_of(target: Target, fingerprint: str, context: int) -> Requires:
+def requires_of(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Target) -> Requires:
     """What the machine that opens the engine must have: any stack of the target's."""
     ready = [stack for stack in target.stacks if not stack.planned]
     (module,) = {stack.module for stack in ready}
@@ -300,15 +359,30 @@ def requires_of(target: Target, fingerprint: str, context: int) -> Requires:
         if stack.planned
         for version in stack.versions
     }
-    return Requires(
+    requires = Requires(
         module=module,
         versions=sorted({version for stack in ready for version in stack.versions}),
         install=" or ".join(dict.fromkeys(stack.install for stack in ready)),
         planned=planned,
         architecture=target.architecture,
-        checkpoint=fingerprint,
-        context=context,
+        checkpoint=checkpoint.fingerprint(work.progress),
+        context=context_of(checkpoint, recipe),
     )
+    if engine_path("decode") not in work.digests:
+        return requires
+    prefill, decode = (
+        Binary(path=engine_path(phase), sha256=work.digests[engine_path(phase)]) for phase in PHASES
+    )
+    of_engine = {
+        # An engine of TensorRT's is read by the version that built it.
+        "versions": [".".join((found.version_of(module)[0] or "").split(".")[:3])],
+        "sm": [target.sm] if target.sm else [],
+        "cuda": ready[0].cuda,
+        "engine": decode,
+        "prefill": prefill,
+        "batch": recipe.batch,
+    }
+    return requires.model_copy(update=of_engine)
 
 
 def validate_and_publish(
@@ -329,6 +403,9 @@ def validate_and_publish(
         report.write(failure)
         return BuildResult(output, failure, "failed", False, report, None)
     claims = [Claim(claim="graph and weights", where="built here")]
+    if engine_path("decode") in work.digests:
+        claims.append(Claim(claim=f"engines for compute capability {target.sm}", where="built here"))
+        claims.append(Claim(claim="the engines, run", where="planned"))
     report = report.model_copy(update={"sample": sample(work.folder)})
     if target.is_kit:
         info = engine_info(work, checkpoint, recipe, target)
@@ -345,14 +422,14 @@ def validate_and_publish(
 
 def sample(folder: Path) -> str:
     """One sentence by the engine itself, for a person to see that it speaks."""
-    from ernie_export.engine.open import open_engine
+    from ernie_export.engine.open import open_graph
     from ernie_export.generate.generator import generate
     from ernie_export.generate.sampling import Sampling
     from ernie_export.generate.tokenizer import TextTokenizer
 
     tokenizer = TextTokenizer.read(folder)
     prompt = tokenizer.encode(SAMPLE_PROMPT)
-    engine = open_engine(folder)
+    engine = open_graph(folder)
     tokens = min(SAMPLE_TOKENS, engine.info.max_context - len(prompt))
     (made,) = generate(engine, [prompt], tokens, Sampling(), tokenizer.stop_ids)
     text = " ".join((SAMPLE_PROMPT + tokenizer.decode(made.token_ids)).split())

@@ -39,8 +39,8 @@ class Target(rows.Row):
     description: str
     status: Literal["built here", "built on target", "planned"]
     """Whether `build` makes it, makes a kit that builds it on its device, or `plan` alone knows it."""
-    runtime: Literal["onnxruntime-cpu", "tensorrt"]
-    bodies: Literal["onnxruntime", "tensorrt"]
+    runtime: Literal["onnxruntime-cpu", "tensorrt", "tensorrt_rtx"]
+    bodies: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
     stack: Annotated[list[str], Field(min_length=1)]
     """The software it runs on, any one of them: rows of stacks.toml."""
     architecture: Architecture | None = None

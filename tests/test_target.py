@@ -56,15 +56,17 @@ def test_what_a_cpu_has_is_measured_and_not_told(name: str) -> None:
 
 
 def test_what_is_built_and_where() -> None:
-    for name in ("cpu", *KITS):
+    built = ["cpu", "rtx-4090", "rtx-5090", "rtx-pro-6000"]
+    for name in (*built, *KITS):
         Target.find(name).must_not_be_planned()
-    assert [target.name for target in Target.all() if target.is_built_here] == ["cpu"]
+    assert [target.name for target in Target.all() if target.is_built_here] == built
     assert {target.name: target.architecture for target in Target.all() if target.is_kit} == KITS
     with pytest.raises(UserError) as caught:
         Target.find("h100").must_not_be_planned()
     assert str(caught.value) == (
         "The target h100 is planned: nothing can be built for it yet. "
-        "`ernie-export plan --target h100` tells what would fit; cpu, arm64, x86-64 can be built."
+        "`ernie-export plan --target h100` tells what would fit; "
+        "cpu, arm64, x86-64, rtx-4090, rtx-5090, rtx-pro-6000 can be built."
     )
 
 

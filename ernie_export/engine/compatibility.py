@@ -44,7 +44,12 @@ def mismatches(folder: Path, requires: Requires, here: Found) -> Iterator[UserEr
     yield from _version(folder, requires, here)
     if requires.sm or requires.cuda:
         yield from _gpu(folder, requires, here)
-    for binary, what in ((requires.plugin, "plugin library"), (requires.engine, "engine")):
+    binaries = (
+        (requires.plugin, "plugin library"),
+        (requires.engine, "engine"),
+        (requires.prefill, "engine for prompts"),
+    )
+    for binary, what in binaries:
         if binary:
             yield from _binary(folder, binary, what)
     yield from _checkpoint(folder, requires)

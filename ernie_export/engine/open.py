@@ -29,10 +29,27 @@ def open_engine(
     info = EngineInfo.read(folder)
     require_compatible(folder, info)
     if info.runtime == "onnxruntime-cpu":
-        from ernie_export.engine.onnxruntime import OnnxRuntimeEngine
-
-        return OnnxRuntimeEngine(folder, info, probes, given, threads)
+        return open_graph(folder, probes, given, threads)
+    if info.runtime == "tensorrt_rtx":
+        raise UserError(
+            f"This version builds engines for TensorRT for RTX and does not run them ({folder})",
+            "Build for the target cpu to generate text; `ernie-export validate` runs the bundle's graph.",
+        )
     raise UserError(
         f"{folder} was built for the runtime {info.runtime}, which this version does not know",
         "Build it again for one of the targets that `ernie-export targets` lists.",
     )
+
+
+def open_graph(
+    folder: Path, probes: Sequence[str] = (), given: Sequence[str] = (), threads: int | None = None
+) -> Engine:
+    """The bundle's graph in ONNX Runtime on this machine's CPU, whatever its engine was built for.
+
+    Raises:
+        UserError: the folder is no bundle.
+        WorkError: the runtime refuses the graph.
+    """
+    from ernie_export.engine.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(folder, EngineInfo.read(folder), probes, given, threads)

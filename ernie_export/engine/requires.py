@@ -40,6 +40,9 @@ class Requires(_Needed):
     cuda: Version | None = None
     """The driver must take kernels of this version: of its first number, or newer."""
     engine: Binary | None = None
+    """Of TensorRT: that of decode."""
+    prefill: Binary | None = None
+    """The engine that reads prompts, where it is one of its own."""
     plugin: Binary | None = None
     """The library with the operators that the engine calls."""
     checkpoint: str

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ernie_export.validate.gates import Limit
+
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
     from ernie_export.recipe import Parts
@@ -23,6 +25,8 @@ QUALITY = (
 """Beginnings of the metrics that tell how much of what the model knows is left."""
 LEARNT = math.log(2)
 """Nats a token that a model must be better than chance, to be a model of the text."""
+HALF = 2e-3
+"""Relative error of an operator in fp16: a few of its last digits (2⁻¹¹ each)."""
 
 
 def applicable(
@@ -68,6 +72,19 @@ def applicable(
         f"{', '.join(names)} {'does' if len(names) == 1 else 'do'} not apply: {reason}"
         for reason, names in reasons.items()
     ]
+
+
+def in_half_precision(gates: Mapping[str, Bounds]) -> dict[str, Bounds]:
+    """The gates for a graph that has attention, and prefill, in fp16: what asks for fp32's last digits asks for fp16's.
+
+    Routing, the embedding and the weights are not rounded, and their gates stay.
+    """
+    stay = ("operators.routing_", "operators.embedding_")
+    result = dict(gates)
+    for name, gate in gates.items():
+        if name.startswith("operators.") and not name.startswith(stay) and gate.max is not None:
+            result[name] = Limit(gate.min, max(gate.max, HALF))
+    return result
 
 
 def _rounds_to_integers(parts: Parts) -> bool:

@@ -32,12 +32,12 @@ class GateResult:
 
 
 @dataclass(frozen=True)
-class _Limit:
+class Limit:
     min: float | None = None
     max: float | None = None
 
 
-ALWAYS: dict[str, Bounds] = {"logits.non_finite": _Limit(max=0.0)}
+ALWAYS: dict[str, Bounds] = {"logits.non_finite": Limit(max=0.0)}
 """No recipe can do without these, or soften them."""
 
 

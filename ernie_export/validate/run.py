@@ -21,7 +21,7 @@ from ernie_export.recipe import Recipe
 from ernie_export.reference.layers import LayeredReference
 from ernie_export.reference.recording import Kept, Recording
 from ernie_export.validate import environment, identity, segments
-from ernie_export.validate.applicable import applicable
+from ernie_export.validate.applicable import applicable, in_half_precision
 from ernie_export.validate.fault import first_fault
 from ernie_export.validate.findings import Findings
 from ernie_export.validate.gates import Bounds, evaluate
@@ -41,6 +41,9 @@ from ernie_export.validate.way import Way, choose
 
 Opener = Callable[[Path, Sequence[str], Sequence[str]], Engine]
 """Opens the engine in a folder so that it shows the first named values, and is given the second."""
+
+#: Runtimes whose engines this version builds and cannot run: their graph is run in their place.
+GRAPH_ALONE = ("tensorrt_rtx",)
 
 
 def validate(
@@ -105,6 +108,12 @@ def validate(
         opened = partial(opener, folder, (), ()) if chosen.opens_whole else None
         trial.continue_greedily(opened, reference, tokenizer)
     found.metrics["memory.peak_bytes"] = float(environment.peak_memory())
+    if info.runtime in GRAPH_ALONE:
+        found.notes.append(
+            "What ran is the graph that the engine was built from, in ONNX Runtime on this machine's CPU: "
+            "the engine itself has not run"
+        )
+        gates = in_half_precision(gates)
     asked, idle = applicable(gates, source.config, parts, found.metrics, chosen.opens_whole)
     found.notes += idle
     results = evaluate(found.metrics, asked)
@@ -142,9 +151,10 @@ def validate(
 
 
 def _open_engine(folder: Path, probes: Sequence[str], given: Sequence[str]) -> Engine:
-    from ernie_export.engine.open import open_engine
+    from ernie_export.engine.open import open_engine, open_graph
 
-    return open_engine(folder, probes=probes, given=given)
+    opener = open_graph if EngineInfo.read(folder).runtime in GRAPH_ALONE else open_engine
+    return opener(folder, probes=probes, given=given)
 
 
 def _inputs(windows: Windows) -> Inputs:

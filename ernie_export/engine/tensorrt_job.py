@@ -1,0 +1,158 @@
+"""One parse and build of TensorRT's, in a process of its own: a refused node may end it, and with it nothing else.
+
+`python -m ernie_export.engine.tensorrt_job` reads a Job from its input and writes JSON lines: how far it is,
+then a Result or what is wrong.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+#: What the builder says of a graph that it takes otherwise than it is meant: each ends the build.
+REFUSED = re.compile(r"unused input|fall(ing|s)? ?back", re.IGNORECASE)
+LAYERS, SCRATCH = "Layers:", re.compile(r"Max Scratch Memory: (\d+) bytes")
+
+
+class Job(BaseModel):
+    module: str
+    """`tensorrt_rtx` or `tensorrt`."""
+    graph: Path
+    engine: Path
+    layers: Path
+    """Where the builder's list of the engine's layers is written."""
+    compute_capabilities: list[str]
+    """`8.9`; empty: the GPU's of this machine. For TensorRT for RTX alone."""
+    profile: dict[str, tuple[list[int], list[int], list[int]]]
+    """Of the inputs whose sizes are free: the least, the usual and the largest shape."""
+    workspace: int
+    """Bytes of scratch memory that a layer may take."""
+    memory: int
+    """Bytes that this process may take."""
+
+
+class Result(BaseModel):
+    version: str
+    seconds: float
+    cpu_seconds: float
+    """Of all threads: what the build takes on a machine that does other things too."""
+    peak_bytes: int
+    scratch_bytes: int
+    """Memory of the device that the engine needs beside its inputs and outputs."""
+    layers: int
+
+
+def build(job: Job) -> Result:
+    """
+    Raises:
+        ValueError: TensorRT refuses the graph, or takes it otherwise than it is meant.
+    """
+    trt: Any = importlib.import_module(job.module)
+    logger, monitor = _listeners(trt)
+    builder = trt.Builder(logger)
+    flags = trt.NetworkDefinitionCreationFlag
+    network = builder.create_network(1 << int(flags.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    begun = time.monotonic()
+    if not parser.parse(job.graph.read_bytes()):
+        errors = [parser.get_error(at) for at in range(parser.num_errors)]
+        raise ValueError("; ".join(f"{error.node_operator()}: {error.desc()}" for error in errors))
+    config = builder.create_builder_config()
+    config.progress_monitor = monitor
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
+    if job.compute_capabilities:
+        config.num_compute_capabilities = len(job.compute_capabilities)
+        for at, sm in enumerate(job.compute_capabilities):
+            name = f"SM{sm.replace('.', '')}"
+            if (capability := trt.ComputeCapability.__members__.get(name)) is None:
+                raise ValueError(f"{job.module} {trt.__version__} builds nothing for compute capability {sm}")
+            config.set_compute_capability(capability, at)
+    profile = builder.create_optimization_profile()
+    for name, shapes in job.profile.items():
+        profile.set_shape(name, *shapes)
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None or logger.refused:
+        raise ValueError("; ".join([*logger.refused, *logger.errors]) or "it says nothing of why")
+    job.engine.write_bytes(memoryview(engine))
+    job.layers.write_text("".join(f"{line}\n" for line in logger.layers))
+    return Result(
+        version=trt.__version__,
+        seconds=round(time.monotonic() - begun, 1),
+        cpu_seconds=round(time.process_time(), 1),
+        peak_bytes=peak_memory(),
+        scratch_bytes=logger.scratch,
+        layers=len(logger.layers),
+    )
+
+
+def peak_memory() -> int:
+    """Bytes that this program held at most; getrusage would tell of the process that started it, too."""
+    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(line) * 1024
+
+
+def _listeners(trt: Any) -> tuple[Any, Any]:
+    """What hears of TensorRT's messages and of its progress; subclasses of its own classes."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+            self.refused: list[str] = []
+            self.layers: list[str] = []
+            self.scratch = 0
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                self.errors.append(message.strip())
+            elif severity == trt.ILogger.WARNING and REFUSED.search(message):
+                self.refused.append(message.strip())
+            elif scratch := SCRATCH.match(message):
+                self.scratch = int(scratch[1])
+            elif message.startswith(LAYERS):
+                self.layers += [line for line in message.splitlines() if line.startswith("Name:")]
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            tell(phase=phase, steps=steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            tell(phase=phase, step=step)
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            tell(phase=phase, finished=True)
+
+    return Logger(), Monitor()
+
+
+def tell(**what: Any) -> None:
+    print(json.dumps(what), flush=True)
+
+
+def main() -> None:
+    job = Job.model_validate_json(sys.stdin.read())
+    resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))
+    try:
+        tell(result=build(job).model_dump())
+    except (ValueError, ImportError) as error:
+        tell(error=str(error))
+    except MemoryError:
+        tell(error=f"it needs more than {job.memory >> 20} MiB of memory")
+
+
+if __name__ == "__main__":
+    main()
