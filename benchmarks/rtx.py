@@ -33,7 +33,7 @@ from ernie_export.validate.environment import machine, software
 
 RESULTS = Path(__file__).parent / "results" / "rtx.json"
 E, H, WIDTH, K, BLOCK = 64, 2560, 1536, 6, 128
-FOUR = ["7.5", "8.6", "8.9", "12.0"]
+FOUR = ["8.0", "8.6", "8.9", "12.0"]
 EXPERTS_BYTES = E * 3 * H * WIDTH // 2 + 2 * E * 3 * H * WIDTH // BLOCK
 
 OURS = f"""
