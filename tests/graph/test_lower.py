@@ -90,7 +90,7 @@ def test_interface(exported: Exported, phase: Any, batch: int) -> None:
     assert model.SerializeToString(deterministic=True) == before
     onnx.checker.check_model(lowered, full_check=True)
     assert not lowered.functions
-    assert all(np.prod(constant.dims) <= 16 for constant in lowered.graph.initializer)  # shapes, no weights
+    assert all(np.prod(constant.dims) <= LENGTH for constant in lowered.graph.initializer)  # no weights
     names = [node.name for node in lowered.graph.node]
     assert all(names) and len(set(names)) == len(names)
     assert {node.domain for node in lowered.graph.node} == {""}
