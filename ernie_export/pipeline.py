@@ -332,7 +332,8 @@ def write_texts(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
 
 
 def engine_info(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Target) -> EngineInfo:
-    config = checkpoint.config
+    config, context = checkpoint.config, context_of(checkpoint, recipe)
+    requires = requires_of(target, checkpoint.fingerprint(work.progress), context)
     return EngineInfo(
         runtime=target.runtime,
         graph=GRAPH,
@@ -341,15 +342,15 @@ def engine_info(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
         num_key_value_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
         vocab_size=config.vocab_size,
-        max_context=context_of(checkpoint, recipe),
+        max_context=context,
         moe_layers=config.moe_layers,
         num_experts=config.moe_num_experts,
         experts_per_token=config.moe_k,
-        requires=requires_of(work, checkpoint, recipe, target),
+        requires=of_engines(requires, work, recipe, target),
     )
 
 
-def requires_of(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Target) -> Requires:
+def requires_of(target: Target, fingerprint: str, context: int) -> Requires:
     """What the machine that opens the engine must have: any stack of the target's."""
     ready = [stack for stack in target.stacks if not stack.planned]
     (module,) = {stack.module for stack in ready}
@@ -359,30 +360,33 @@ def requires_of(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
         if stack.planned
         for version in stack.versions
     }
-    requires = Requires(
+    return Requires(
         module=module,
         versions=sorted({version for stack in ready for version in stack.versions}),
         install=" or ".join(dict.fromkeys(stack.install for stack in ready)),
         planned=planned,
         architecture=target.architecture,
-        checkpoint=checkpoint.fingerprint(work.progress),
-        context=context_of(checkpoint, recipe),
+        checkpoint=fingerprint,
+        context=context,
     )
+
+
+def of_engines(requires: Requires, work: Work, recipe: Recipe, target: Target) -> Requires:
+    """What engines that were built here need beside: TensorRT's are read by the version that built them."""
     if engine_path("decode") not in work.digests:
         return requires
     prefill, decode = (
         Binary(path=engine_path(phase), sha256=work.digests[engine_path(phase)]) for phase in PHASES
     )
-    of_engine = {
-        # An engine of TensorRT's is read by the version that built it.
-        "versions": [".".join((found.version_of(module)[0] or "").split(".")[:3])],
+    more = {
+        "versions": [".".join((found.version_of(requires.module)[0] or "").split(".")[:3])],
         "sm": [target.sm] if target.sm else [],
-        "cuda": ready[0].cuda,
+        "cuda": next(stack.cuda for stack in target.stacks if not stack.planned),
         "engine": decode,
         "prefill": prefill,
         "batch": recipe.batch,
     }
-    return requires.model_copy(update=of_engine)
+    return requires.model_copy(update=more)
 
 
 def validate_and_publish(
