@@ -88,7 +88,7 @@ clean: ## remove what make made
 # One stamp an extra: a second make installs nothing.
 .venv/.cpu .venv/.dev .venv/.fuzz .venv/.plugins: .venv/.%: pyproject.toml constraints.txt | .venv/.python
 	@echo 'Installing into .venv: the first time this takes minutes.'
-	$(INSTALL) hatchling editables
+	$(INSTALL) hatchling editables setuptools
 	$(INSTALL) --no-build-isolation --editable '.[$*]'
 	@touch $@
 
