@@ -37,7 +37,7 @@ test-slow: .venv/.dev ## the tests that take minutes
 	$(PYTEST) -m slow --timeout 3600 $(PYTEST_FLAGS)
 
 test-plugins: .venv/.dev .venv/.plugins ## the CUDA kernels, emulated on this machine's CPU
-	$(PYTEST) --timeout 300 $(PYTEST_FLAGS) tests/plugins
+	$(PYTEST) -m "not slow" --timeout 300 $(PYTEST_FLAGS) tests/plugins
 
 plugins: .venv/.plugins ## the CUDA kernels and TensorRT plugins for GPUs and Jetsons; the plugins go into the wheel too
 	$(BIN)/python plugins/build.py cuda

@@ -7,7 +7,8 @@ namespace ernie {
 
 /// y = Σ over the chosen of score · down(silu(gate x) · up x), sums in fp32, the same to the bit each time.
 ///
-/// A token with an index that is no expert's gets NaN, and bit 0 of *faults is set; nothing is read for it.
+/// A token with an index that is no expert's, for which nothing is read, or with a score that is NaN gets NaN, and bit 0
+/// of *faults is set.
 struct Experts {
     Type type;
     Format format;

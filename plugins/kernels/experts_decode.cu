@@ -134,8 +134,9 @@ __device__ __forceinline__ void list_experts(DownShared<groups>& shared, const s
 template <class T, int bits, int groups, bool whole>
 __global__ void __launch_bounds__(32 * down_warps, 2)
     experts_down(const T* __restrict__ products, const std::int64_t* __restrict__ indices,
-                 const std::uint8_t* __restrict__ weights, const __half* __restrict__ scales, T* __restrict__ y,
-                 std::uint32_t* faults, int tokens, int hidden, int width, int experts, int k, int block_size) {
+                 const T* __restrict__ scores, const std::uint8_t* __restrict__ weights,
+                 const __half* __restrict__ scales, T* __restrict__ y, std::uint32_t* faults, int tokens, int hidden,
+                 int width, int experts, int k, int block_size) {
     static_assert(32 * down_warps >= most_choices);
     ERNIE_SHARED(DownShared<groups>, shared);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -169,7 +170,7 @@ __global__ void __launch_bounds__(32 * down_warps, 2)
         if (token >= tokens || row >= hidden) continue;
         bool fault = false;
         for (int s = 0; s < k; ++s) fault = fault || shared.index[token * k + s] < 0;
-        if (fault && faults != nullptr && row == 0) atomicOr(faults, 1u);
+        if (row == 0 && faults != nullptr && (fault || any_nan(scores + token * k, k))) atomicOr(faults, 1u);
         y[std::int64_t{token} * hidden + row] = narrow<T>(fault ? NAN : total[v]);
     }
 }
@@ -185,9 +186,10 @@ Problem launch_tile(const Experts& c, cudaStream_t stream) {
             c.tokens, c.hidden, c.width, c.experts, c.k, c.format.block_size);
         if (error != cudaSuccess) return answer(error, "experts_gate_up");
         error = ERNIE_LAUNCH((experts_down<T, bits, groups, whole()>), ceil_div(c.hidden, 16), 32 * down_warps,
-                             sizeof(DownShared<groups>), stream, products, c.indices, c.down,
-                             static_cast<const __half*>(c.down_scales), static_cast<T*>(c.y), c.faults, c.tokens,
-                             c.hidden, c.width, c.experts, c.k, c.format.block_size);
+                             sizeof(DownShared<groups>), stream, products, c.indices,
+                             static_cast<const T*>(c.scores), c.down, static_cast<const __half*>(c.down_scales),
+                             static_cast<T*>(c.y), c.faults, c.tokens, c.hidden, c.width, c.experts, c.k,
+                             c.format.block_size);
         return answer(error, "experts_down");
     });
 }

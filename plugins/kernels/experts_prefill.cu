@@ -219,12 +219,13 @@ __global__ void __launch_bounds__(32 * prefill_warps, tokens <= 16 ? 4 : 2)
 /// A block a token: a slice of y.
 template <class T>
 __global__ void __launch_bounds__(sum_threads)
-    experts_sum(const float* __restrict__ results, const std::int64_t* __restrict__ indices, T* __restrict__ y,
-                std::uint32_t* faults, int hidden, int experts, int k, int slice_begin, int slice) {
+    experts_sum(const float* __restrict__ results, const std::int64_t* __restrict__ indices,
+                const T* __restrict__ scores, T* __restrict__ y, std::uint32_t* faults, int hidden, int experts, int k,
+                int slice_begin, int slice) {
     const std::int64_t token = blockIdx.x;
     bool fault = false;
     for (int s = 0; s < k; ++s) fault = fault || indices[token * k + s] < 0 || indices[token * k + s] >= experts;
-    if (fault && faults != nullptr && threadIdx.x == 0) atomicOr(faults, 1u);
+    if (threadIdx.x == 0 && faults != nullptr && (fault || any_nan(scores + token * k, k))) atomicOr(faults, 1u);
     for (int row = threadIdx.x; row < slice; row += sum_threads) {
         float sum = 0;
         for (int s = 0; s < k; ++s) sum += results[(token * k + s) * slice + row];
@@ -282,7 +283,8 @@ struct Prefill {
     }
     cudaError_t sum(int begin, int slice) const {
         return ERNIE_LAUNCH(experts_sum<T>, c.tokens, sum_threads, 0, stream, part<const float>(places.results),
-                            c.indices, static_cast<T*>(c.y), c.faults, c.hidden, c.experts, c.k, begin, slice);
+                            c.indices, static_cast<const T*>(c.scores), static_cast<T*>(c.y), c.faults, c.hidden,
+                            c.experts, c.k, begin, slice);
     }
 
     Problem launch() const {

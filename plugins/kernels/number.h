@@ -34,6 +34,13 @@ __device__ __forceinline__ T narrow(float x) {
         return __float2half_rn(x);
 }
 
+template <class T>
+__device__ __forceinline__ bool any_nan(const T* x, int count) {
+    bool found = false;
+    for (int i = 0; i < count; ++i) found = found || widen(x[i]) != widen(x[i]);
+    return found;
+}
+
 /// Two numbers in one register, and back.
 template <class Pair>
 __device__ __forceinline__ Pair as_pair(unsigned bits) {

@@ -45,7 +45,7 @@ Experts call(const Invocation& of) {
 Operator moe_experts() {
     return operator_of<call>(
         "MoEExperts", {integer("num_experts", 'E'), integer("k", 'k'), integer("bits"), integer("block_size")},
-        signature, "an index was no expert's; its tokens became NaN");
+        signature, "an index was no expert's, or a score was NaN; its tokens became NaN");
 }
 
 }  // namespace ernie::plugin

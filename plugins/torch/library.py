@@ -91,7 +91,8 @@ class Library:
                 f"The kernels' library {path} does not load ({error})", f"Build it: `{make}`."
             ) from error
         self.path, self.device = path, device
-        #: Kernels set bits of it where an index, a position or a row of the cache is out of range.
+        #: Kernels set bits of it where an index, a position or a row of the cache is out of range,
+        #: or a score is NaN.
         self.faults = torch.zeros(1, dtype=torch.int32, device=device)
         for call in CALLS:
             getattr(self._loaded, call.function).restype = ctypes.c_char_p
@@ -129,6 +130,6 @@ class Library:
         if int(self.faults):
             self.faults.zero_()
             raise WorkError(
-                "An expert index, a position or a row of the cache was out of range",
+                "An expert index, a position or a row of the cache was out of range, or a score was NaN",
                 "The results of that run are NaN where it was; look at the lengths that were fed.",
             )

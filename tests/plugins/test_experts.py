@@ -261,7 +261,9 @@ def test_what_is_not_finite_stays_in_its_token(tokens: int, place: str, value: f
     indices, scores = routed(random, tokens, 5, 3)
     good = layer.run(x, indices, scores).arrays["y"]
     (x if place == "x" else scores)[2, 1] = value
-    bad = layer.run(x, indices, scores).arrays["y"]
+    answer = layer.run(x, indices, scores)
+    bad = answer.arrays["y"]
+    assert answer.arrays["faults"][0] == (place == "scores" and np.isnan(value))
     assert not np.isfinite(bad[2]).any()
     others = [t for t in range(tokens) if t != 2]
     assert (bad[others] == good[others]).all()

@@ -232,29 +232,24 @@ def test_no_token_is_no_work(name: str, batch: int, tokens: int) -> None:
     checked(CASES[name](batch=batch, tokens=tokens), "fp16")
 
 
-def test_an_index_that_is_no_experts_is_told_with_the_next_call() -> None:
+@pytest.mark.parametrize(
+    ("place", "wrong"), [("indices", 6), ("indices", -1), ("indices", 2**40), ("scores", np.nan)]
+)
+def test_an_index_that_is_no_experts_or_a_score_that_is_nan_is_told_with_the_next_call(
+    place: str, wrong: float
+) -> None:
     """The kernels find it, and nothing waits for them; its token is NaN, the others are as they were."""
     case = experts_case(tokens=4)
-    assert case.inputs[1].values is not None
-    for wrong in (6, -1, 2**40):
-        case.inputs[1].values[0, 2, 1] = wrong
-        told = case.drive(commands=("create", "build", "attach", "run", "run", "detach"))
-        message = "MoEExperts: in an earlier call an index was no expert's; its tokens became NaN"
-        assert (
-            told["enqueue"] == ["0", "0"] and told.errors == [message] * 2
-        )  # the second run's, as the context ends
-        (y,) = told.outputs
-        assert np.isnan(y[0, 2].astype(np.float32)).all()
-        assert (y[0, [0, 1, 3]] == case.expected[0][0, [0, 1, 3]]).all()
-
-
-def test_a_score_that_is_no_number_makes_its_token_none() -> None:
-    case = experts_case(tokens=4)
-    assert case.inputs[2].values is not None
-    case.inputs[2].values[0, 2, 1] = np.nan
-    told = case.drive()
+    values = case.inputs[1 if place == "indices" else 2].values
+    assert values is not None
+    values[0, 2, 1] = wrong
+    told = case.drive(commands=("create", "build", "attach", "run", "run", "detach"))
+    said = "an index was no expert's, or a score was NaN; its tokens became NaN"
+    assert told["enqueue"] == ["0", "0"]
+    # the second run's, as the context ends
+    assert told.errors == [f"MoEExperts: in an earlier call {said}"] * 2
     (y,) = told.outputs
-    assert told.errors == [] and np.isnan(y[0, 2].astype(np.float32)).all()
+    assert np.isnan(y[0, 2].astype(np.float32)).all()
     assert (y[0, [0, 1, 3]] == case.expected[0][0, [0, 1, 3]]).all()
 
 
