@@ -13,7 +13,7 @@ FILE = ".lock"
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, remedy: str = "Wait for it, or name another --output.") -> Iterator[None]:
     """Hold the folder alone; the lock goes with the process, however it ends.
 
     Raises:
@@ -23,7 +23,5 @@ def held(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise WorkError(
-                f"another run is at work in {folder}", "Wait for it, or name another --output."
-            ) from error
+            raise WorkError(f"another run is at work in {folder}", remedy) from error
         yield

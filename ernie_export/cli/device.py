@@ -81,33 +81,30 @@ def install(
 @app.command()
 def status(root: Root = Path(ROOT), json: Json = False) -> None:
     """Show what is installed, and which one is active."""
-    from ernie_export.device import status as device_status
+    _show_status(_place(root), json)
+
+
+@app.command()
+def settle(root: Root = Path(ROOT), service: ServiceFile = None, json: Json = False) -> None:
+    """Finish a switch that a loss of power cut off, or take it back.
+
+    The service is told once more of the bundle that was just made active; if it does not become ready, the earlier
+    one is active again. Where nothing was cut off, nothing happens: so it may run at every start of the device, as
+    the unit does that `device unit` writes beside the service's.
+    """
+    from ernie_export.device.install import settle
+    from ernie_export.device.rules import service_of
 
     place = _place(root)
-    found = device_status.status(place)
-    if json:
-        terminal.emit(found)
-        return
-    if not found.generations:
-        terminal.show(f"nothing is installed in {place.root}")
-        return
-    rows = [
-        (
-            f"{each.number}{' *' if each.number == found.active else ''}",
-            each.checkpoint,
-            each.recipe,
-            each.built,
-            each.signer or "nobody",
-            each.refused or f"{each.source}{f' (kit {each.kit[:12]}, built here)' if each.kit else ''}",
-        )
-        for each in found.generations
-    ]
-    terminal.show(table(("generation", "checkpoint", "recipe", "built", "signed by", "from"), rows))
+    told = service_of(place, service)
+    with terminal.progress() as progress, place.held():
+        settle(place, told, progress)
+    _show_status(place, json)
 
 
 @app.command()
 def rollback(root: Root = Path(ROOT), service: ServiceFile = None, json: Json = False) -> None:
-    """Make the generation before the active one the active one."""
+    """Make the generation before the active one the active one; the service is told."""
     from ernie_export.device.install import rollback
     from ernie_export.device.rules import service_of
 
@@ -157,12 +154,17 @@ def unit(
         bool, typer.Option("--replace", help="Replace files that say something else.")
     ] = False,
 ) -> None:
-    """Write the systemd unit of the service, and ROOT/service.toml: how it is restarted, and when it is ready."""
+    """Write systemd's units of the service, and ROOT/service.toml.
+
+    The latter says how the service is restarted, and when it is ready. A second unit settles, when the device starts,
+    what a loss of power cut off (`device settle`).
+    """
     from ernie_export.device.unit import write
 
-    told = write(unit, root, program, ready, within, replace)
+    written = write(unit, root, program, ready, within, replace)
+    units = " ".join(path.name for path in written if path.suffix == unit.suffix)
     terminal.show(
-        f"wrote {unit} and {told}; next: systemctl daemon-reload && systemctl enable --now {unit.name}"
+        f"wrote {', '.join(map(str, written))}; next: systemctl daemon-reload && systemctl enable --now {units}"
     )
 
 
@@ -185,3 +187,38 @@ def _show(place: Place, installed: Installed, json: bool) -> None:
         ("signed by", installed.signer or "nobody, which the policy allows"),
     ]
     terminal.show(facts(rows))
+
+
+def _show_status(place: Place, json: bool) -> None:
+    from ernie_export.device import status as device_status
+
+    found = device_status.status(place)
+    if json:
+        terminal.emit(found)
+        return
+    if not found.generations and not found.damaged:
+        terminal.show(f"nothing is installed in {place.root}")
+        return
+    rows = [
+        (
+            f"{each.number}{' *' if each.number == found.active else ''}",
+            each.checkpoint,
+            each.recipe,
+            each.built,
+            each.signer or "nobody",
+            each.refused or f"{each.source}{f' (kit {each.kit[:12]}, built here)' if each.kit else ''}",
+        )
+        for each in found.generations
+    ]
+    rows += [
+        (f"{number}{' *' if number == found.active else ''}", "", "", "", "", "its record is damaged")
+        for number in found.damaged
+    ]
+    terminal.show(table(("generation", "checkpoint", "recipe", "built", "signed by", "from"), rows))
+    if found.active in found.damaged:
+        terminal.say(f"generation {found.active} is active, and damaged: install its bundle again")
+    if found.pending is not None:
+        terminal.say(
+            f"nobody has seen the service ready with generation {found.pending} yet: an installation is under way, or "
+            "was cut off; `ernie-export device settle` then looks, and goes back if need be"
+        )

@@ -48,6 +48,7 @@ SCHEMAS: dict[str, Any] = {
     "deploy": Deployed,
     "device-install": Generation,
     "device-rollback": Generation,
+    "device-settle": Status,
     "device-status": Status,
     "diff": Difference,
     "doctor": Diagnosis,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_export.bundle.manifest import FileEntry, Manifest
 from ernie_export.bundle.verify import verify
-from ernie_export.device.place import Installed, Place
+from ernie_export.device.place import Installed, Pending, Place
+from ernie_export.device.rules import require_guarded
 from ernie_export.device.service import Service
 from ernie_export.device.trial import require_suited, try_out
 from ernie_export.distribute.address import SCHEME, Address
@@ -22,6 +24,14 @@ from ernie_export.kit.build import Settings, build
 from ernie_export.kit.document import KitPlan
 from ernie_export.progress import Progress, Silent
 from ernie_export.validate.report import Report
+
+
+class AlreadyActive(UserError):
+    """What is offered is active here, whole, and nothing of it is unproved."""
+
+    def __init__(self, name: str, installed: Installed):
+        super().__init__(f"{name} is what is active here already", "There is nothing to do.")
+        self.installed = installed
 
 
 @dataclass
@@ -64,20 +74,27 @@ def install(
 ) -> Installed:
     """Make a bundle the active one, or leave everything as it was.
 
+    What is active already is installed again where it is damaged: as a generation of its own, which takes its place.
+
     `observe`: seconds for which the service has to stay ready with it, once it has become so.
 
     Raises:
-        UserError: it does not suit this device, or it is installed already; nobody can tell whether it stays ready.
+        AlreadyActive: it is installed already, and whole.
+        UserError: it does not suit this device; nobody can tell whether it stays ready.
         WorkError: it is damaged, not signed as the policy wants, fails its trial, or the service does not
             become ready with it, or stay so (then the earlier one is active again).
     """
     progress = progress or Silent()
     require_observable(service, observe)
     with place.held() as blobs:
-        active = place.active()
+        with suppress(WorkError):  # `status` tells of it, and what is installed now may be the cure
+            settle(place, service, progress)
+        here = place.active_number()
+        active = None if here is None else place.known(here)
         digest = offer.documents[Manifest.FILE].sha256
-        if active and active.manifest_sha256 == digest:
-            raise UserError(f"{offer.name} is what is active here already", "There is nothing to do.")
+        again = active is not None and active.manifest_sha256 == digest
+        if active and again and _stands(place.bundle(active.number), progress):
+            raise AlreadyActive(offer.name, active)
         number = place.next_number()
         bundle = place.partial(number) / "bundle"
         manifest = _fetch_documents(offer, blobs, bundle)
@@ -112,14 +129,39 @@ def install(
             target=manifest.target,
             built=report.time,
             signer=signer,
-            before=active.number if active else None,
+            before=(active.before if again else active.number) if active else None,
             tried=tried,
             max_token_ms=policy.max_token_ms,
         )
         place.keep(place.partial(number), installed)
-        activate(place, installed, active, service, progress, observe)
+        activate(place, installed.number, here, service, progress, observe)
         place.collect()
         return installed
+
+
+def settle(
+    place: Place, service: Service | None = None, progress: Progress | None = None
+) -> Installed | None:
+    """Prove what a loss of power left unproved: the service becomes ready with the active bundle, or all goes back.
+
+    Of a place that is held. `service`: in place of the one that was told of the switch.
+    None: nothing was left.
+
+    Raises:
+        WorkError: it does not become ready; the earlier one is active again.
+    """
+    if (pending := place.pending()) is None:
+        return None
+    if service is None:
+        require_guarded(place.root / Pending.FILE)
+        service = pending.service
+    number, back = pending.number, pending.before
+    if reason := place.refused(number):  # it was on its way back
+        raise WorkError(reason + _back(place, back, service), "Look at the service's log.")
+    if place.active_number() == number:
+        _prove(place, number, back, service, progress or Silent(), pending.observe)
+    place.settled()  # also where the power went before the switch: then the service knows of nothing
+    return place.active()
 
 
 def require_observable(service: Service | None, observe: float) -> None:
@@ -140,8 +182,8 @@ def observed(service: Service, seconds: float, progress: Progress) -> None:
 
 def activate(
     place: Place,
-    chosen: Installed,
-    active: Installed | None,
+    chosen: int,
+    back: int | None,
     service: Service | None,
     progress: Progress | None = None,
     observe: float = 0,
@@ -149,29 +191,44 @@ def activate(
     """Switch, tell the service, and go back if it does not become ready, and stay so for `observe` seconds.
 
     Raises:
-        WorkError: it did not; `active` is the active one again, or none, as it was.
+        WorkError: it did not; generation `back` is the active one again, or none, as it was.
     """
     progress = progress or Silent()
+    if service:
+        place.expect(Pending(number=chosen, before=back, service=service, observe=observe))
     with progress.step("Switch"):
-        place.switch(chosen.number)
-    if service is None:
-        return
+        place.switch(chosen)
+    if service:
+        _prove(place, chosen, back, service, progress, observe)
+    place.settled()
+
+
+def _prove(
+    place: Place, chosen: int, back: int | None, service: Service, progress: Progress, observe: float
+) -> None:
     try:
         with progress.step("Start"):
             service.start_anew()
         observed(service, observe, progress)
     except WorkError as error:
-        place.refuse(chosen.number, error.cause)
-        if active is None:
-            place.deactivate()
-            raise
-        place.switch(active.number)
-        again = f"{error.cause}; generation {active.number} is active again"
-        try:
-            service.start_anew()
-        except WorkError as second:
-            again += f", and it is not well either ({second.cause})"
-        raise WorkError(again, "Look at the service's log.") from error
+        place.refuse(chosen, error.cause)
+        raise WorkError(error.cause + _back(place, back, service), error.remedy) from error
+
+
+def _back(place: Place, number: int | None, service: Service) -> str:
+    """Make the earlier generation the active one again; how that went, in words."""
+    if number is None:
+        place.deactivate()
+        place.settled()
+        return ""
+    place.switch(number)
+    told = f"; generation {number} is active again"
+    try:
+        service.start_anew()
+    except WorkError as error:
+        told += f", and it is not well either ({error.cause})"
+    place.settled()
+    return told
 
 
 def rollback(place: Place, service: Service | None = None) -> Installed:
@@ -186,12 +243,21 @@ def rollback(place: Place, service: Service | None = None) -> Installed:
         if active is None:
             raise UserError(f"Nothing is active in {place.root}", "Install a bundle first.")
         earlier = place.earlier(active)
-        activate(place, earlier, active, service)
+        activate(place, earlier.number, active.number, service)
         return earlier
+
+
+def _stands(bundle: Path, progress: Progress) -> bool:
+    """Whether what is active is whole."""
+    try:
+        return not verify(bundle, progress)
+    except UserError:  # no bundle any more
+        return False
 
 
 def _fetch_documents(offer: Offer, blobs: Blobs, bundle: Path) -> Manifest:
     """The manifest, and in the new folder `bundle` the documents beside it."""
+    blobs.drop_damaged(offer.documents)
     _, manifest = fetch_documents(blobs, offer.documents, offer.source)
     blobs.assemble(offer.documents, bundle)
     return manifest

@@ -1,6 +1,7 @@
 """Where a device keeps its bundles, and which one is active.
 
     ROOT/current            a link to the active generation; its renaming is the switch
+    ROOT/pending.json       a switch whose service nobody has seen ready yet
     ROOT/generations/7/     bundle/, and installed.json: what it is, and which one was active before it; kit/, if it
                             was built from one
     ROOT/generations/7/refused.json   why it is not used, where it failed
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ernie_export import atomic, lock
+from ernie_export.device.service import Service
 from ernie_export.distribute.blobs import Blobs
 from ernie_export.errors import UserError
 from ernie_export.validate.asking import Tried
@@ -72,6 +74,23 @@ class Refused(Document):
     reason: str
 
 
+class Pending(Document):
+    """pending.json: it stands there before the switch, and goes when the service was seen ready, or all is back."""
+
+    FILE: ClassVar[str] = "pending.json"
+    KIND: ClassVar[str] = "record"
+    REMEDY: ClassVar[str] = "Remove it, and restart the service yourself."
+
+    schema_version: Literal[1] = 1
+    number: int
+    """The generation that is to become the active one."""
+    before: int | None
+    """The one to go back to."""
+    service: Service
+    observe: float
+    """Seconds for which the service has to stay ready."""
+
+
 class Place:
     def __init__(self, root: Path):
         self.root = root.absolute()
@@ -90,7 +109,7 @@ class Place:
         """
         with _umask(0o022):
             self.generations.mkdir(parents=True, exist_ok=True)
-        with lock.held(self.root), _umask(0o022):
+        with lock.held(self.root, "Wait for it."), _umask(0o022):
             self._tidy()
             try:
                 yield Blobs(self.root / "blobs")
@@ -99,15 +118,18 @@ class Place:
 
     def _tidy(self) -> None:
         """Remove what a killed or failed installation left; its blobs stay, for the next try."""
-        for left in self.root.glob(".current.*"):
+        for left in (*self.root.glob(".current.*"), *self.root.glob(f".{Pending.FILE}.*")):
             left.unlink()
         for left in self.generations.glob(".*"):
             shutil.rmtree(left)
 
-    def all(self) -> list[Installed]:
+    def numbers(self) -> list[int]:
         """Every generation, the oldest first."""
-        numbers = sorted(int(path.name) for path in self.generations.glob("[0-9]*") if path.name.isdecimal())
-        return [self.installed(number) for number in numbers]
+        return sorted(int(path.name) for path in self.generations.glob("[0-9]*") if path.name.isdecimal())
+
+    def all(self) -> list[Installed]:
+        """Every generation whose record is whole, the oldest first."""
+        return [installed for number in self.numbers() if (installed := self.known(number))]
 
     def installed(self, number: int) -> Installed:
         """What was noted of a generation.
@@ -121,18 +143,38 @@ class Place:
             raise UserError(f"The record {path} is that of generation {found.number}", Installed.REMEDY)
         return found
 
-    def active(self) -> Installed | None:
+    def known(self, number: int) -> Installed | None:
+        """The same; None where the record is damaged."""
+        try:
+            return self.installed(number)
+        except UserError:
+            return None
+
+    def active_number(self) -> int | None:
+        """Where the link leads.
+
+        Raises:
+            UserError: to no generation.
+        """
         if not self.current.is_symlink():
             return None
         target = os.readlink(self.current)
         found = re.fullmatch(r"generations/([0-9]{1,9})", target)
         if not found:
             raise UserError(f"{self.current} leads to {target}", "Remove it, and install a bundle again.")
-        return self.installed(int(found[1]))
+        return int(found[1])
+
+    def active(self) -> Installed | None:
+        """Raises UserError where the link leads to no generation, or the record there is damaged."""
+        number = self.active_number()
+        return None if number is None else self.installed(number)
 
     def refused(self, number: int) -> str | None:
         path = self.generation(number) / Refused.FILE
-        return Refused.load(path).reason if path.exists() else None
+        try:
+            return Refused.load(path).reason if path.exists() else None
+        except UserError as error:
+            return error.cause  # nobody knows why any more, but it was
 
     def generation(self, number: int) -> Path:
         return self.generations / str(number)
@@ -144,7 +186,7 @@ class Place:
         return self.generations / f".{number}.partial"
 
     def next_number(self) -> int:
-        return max((installed.number for installed in self.all()), default=0) + 1
+        return max(self.numbers(), default=0) + 1
 
     def keep(self, partial: Path, installed: Installed) -> None:
         """A complete generation gets its name; everything of it is on the disk before."""
@@ -157,6 +199,20 @@ class Place:
     def refuse(self, number: int, reason: str) -> None:
         Refused(reason=reason).write(self.generation(number) / Refused.FILE)
 
+    def expect(self, pending: Pending) -> None:
+        """Before the switch: whoever comes after a loss of power knows what was still to be proved."""
+        pending.write(self.root / Pending.FILE)
+
+    def pending(self) -> Pending | None:
+        path = self.root / Pending.FILE
+        return Pending.load(path) if path.exists() else None
+
+    def settled(self) -> None:
+        """Nothing is to be proved any more."""
+        if (path := self.root / Pending.FILE).exists():
+            path.unlink()
+            atomic.sync(self.root)  # before the generation to go back to may be collected
+
     def switch(self, number: int) -> None:
         """From now on this generation is the active one."""
         beside = self.root / f".current.{number}"
@@ -166,7 +222,7 @@ class Place:
 
     def deactivate(self) -> None:
         """From now on no generation is active."""
-        self.current.unlink()
+        self.current.unlink(missing_ok=True)
         atomic.sync(self.root)
 
     def earlier(self, than: Installed) -> Installed:
@@ -183,14 +239,15 @@ class Place:
         return self.installed(number)
 
     def collect(self) -> int:
-        """Remove what is neither active nor the one before it; the bytes that became free."""
-        active = self.active()
+        """Remove what is neither active nor what one can go back to; the bytes that became free."""
+        active, pending = self.active(), self.pending()
         kept = {active.number, active.before} if active else set()
-        for installed in self.all():
-            if installed.number in kept:
+        kept |= {pending.number, pending.before} if pending else set()
+        for number in self.numbers():
+            if number in kept:
                 continue
-            doomed = self.partial(installed.number)  # a kill half-way leaves what the next run removes
-            os.rename(self.generation(installed.number), doomed)
+            doomed = self.partial(number)  # a kill half-way leaves what the next run removes
+            os.rename(self.generation(number), doomed)
             shutil.rmtree(doomed)
         shutil.rmtree(self.built, ignore_errors=True)
         freed = 0

@@ -12,7 +12,6 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from ernie_export import __version__, progress
-from ernie_export.bundle.manifest import Manifest
 from ernie_export.device import install
 from ernie_export.device.place import Place
 from ernie_export.device.service import Service
@@ -66,7 +65,7 @@ class Line:
 
 
 def receive(line: Line, place: Place, rules: Rules) -> None:
-    """Install the bundle that is offered, unless it is what is active.
+    """Install the bundle that is offered, unless it is what is active, and whole.
 
     Raises:
         UserError, WorkError: as `install`, or `rules`.
@@ -74,16 +73,14 @@ def receive(line: Line, place: Place, rules: Rules) -> None:
     line.tell(Hello(version=__version__))
     offered = line.offer()
     policy, service = rules()
-    install.require_observable(service, offered.observe)
-    active = place.active()
-    already = active is not None and active.manifest_sha256 == offered.documents[Manifest.FILE].sha256
-    if active and already:
-        installed = active
+    offer = install.Offer(offered.name, offered.documents, SshSource(line.incoming, line.tell))
+    already = False
+    try:
+        installed = install.install(offer, place, policy, service, Relay(line), offered.observe)
+    except install.AlreadyActive as active:
+        already, installed = True, active.installed
         if service:
             install.observed(service, offered.observe, Relay(line))
-    else:
-        offer = install.Offer(offered.name, offered.documents, SshSource(line.incoming, line.tell))
-        installed = install.install(offer, place, policy, service, Relay(line), offered.observe)
     line.tell(
         Done(generation=installed.number, signer=installed.signer, already=already, observed=offered.observe)
     )

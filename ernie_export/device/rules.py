@@ -26,7 +26,7 @@ def policy_of(place: Place, given: Path | None = None) -> Policy:
             "Write one with the signers you trust (or `unsigned = true`), or name one with --policy.",
         )
     policy = Policy.read(path)
-    _require_guarded(path, *(file for signer in policy.signers for file in signer.files))
+    require_guarded(path, *(file for signer in policy.signers for file in signer.files))
     return policy
 
 
@@ -40,12 +40,12 @@ def service_of(place: Place, given: Path | None = None) -> Service | None:
     if given is None and not path.exists():
         return None
     service = Service.read(path)
-    _require_guarded(path)
+    require_guarded(path)
     return service
 
 
-def _require_guarded(*paths: Path) -> None:
-    """Neither the file nor its folder can be written by everybody."""
+def require_guarded(*paths: Path) -> None:
+    """Raises UserError where everybody can write one of the files, or its folder."""
     for path in paths:
         if path.stat().st_mode & stat.S_IWOTH:
             raise UserError(f"Everybody can write {path}", f"Take that away: chmod o-w {path}")

@@ -37,15 +37,21 @@ class Status(BaseModel):
 
     root: str
     active: int | None
+    pending: int | None
+    """The generation with which nobody has seen the service ready yet: an installation is under way, or was cut off."""
     generations: list[Generation]
+    damaged: list[int]
+    """Generations whose record cannot be read any more."""
 
 
 def status(place: Place) -> Status:
-    active = place.active()
+    pending, found = place.pending(), place.all()
     return Status(
         root=str(place.root),
-        active=active.number if active else None,
-        generations=[generation(place, installed) for installed in place.all()],
+        active=place.active_number(),
+        pending=pending.number if pending else None,
+        generations=[generation(place, installed) for installed in found],
+        damaged=sorted({*place.numbers()} - {installed.number for installed in found}),
     )
 
 

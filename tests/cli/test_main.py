@@ -76,7 +76,9 @@ def test_without_a_command_the_help_is_a_message(run) -> None:
     assert ran.code == 2 and ran.out == "" and "Commands:" in ran.err
 
 
-DEVICE_COMMANDS = ["device install", "device status", "device rollback", "device gc", "device receive"]
+DEVICE_COMMANDS = [
+    f"device {word}" for word in ("install", "status", "settle", "rollback", "gc", "unit", "receive")
+]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *DEVICE_COMMANDS])

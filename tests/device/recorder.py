@@ -2,8 +2,11 @@
 
     python -m tests.device.recorder ROOT BUNDLE kill N        ends by SIGKILL before the Nth operation
     python -m tests.device.recorder ROOT BUNDLE record FILE   pickles the state before each operation
-    python -m tests.device.recorder ROOT BUNDLE record FILE "keep folder"   as if that function synced no folder
     python -m tests.device.recorder ROOT BUNDLE list FILE     writes the operations, one a line
+
+With a service.toml in ROOT the service is told. A trailing "keep folder" is as if that function synced no folder:
+
+    python -m tests.device.recorder ROOT BUNDLE record FILE "keep folder"
 
 It says "begun" as soon as the installation begins.
 
@@ -119,6 +122,7 @@ def syncing(path: Path) -> str:
 def main(root: Path, bundle: str, how: str, what: str, without: str = "") -> None:
     from ernie_export.device import install as module
     from ernie_export.device.place import Place
+    from ernie_export.device.rules import service_of
     from ernie_export.distribute import blobs
     from ernie_export.distribute.policy import Policy
     from ernie_export.kit import build, stage
@@ -128,7 +132,8 @@ def main(root: Path, bundle: str, how: str, what: str, without: str = "") -> Non
     build.require_fit = lambda *_: HERE  # type: ignore[assignment]
     stage.run = lambda name, *_: STAGES[name]  # type: ignore[assignment]
     blobs.AT_ONCE = 1  # so that the operations have an order
-    offer = module.Offer.find(bundle)
+    offer, place = module.Offer.find(bundle), Place(root)
+    service = service_of(place)
     recorder = Recorder(root) if how == "record" else None
     listed: list[str] = []
     count, busy, fsync = 0, False, os.fsync
@@ -175,7 +180,7 @@ def main(root: Path, bundle: str, how: str, what: str, without: str = "") -> Non
     threading.setprofile(writing)
     sys.setprofile(writing)
     print("begun", flush=True)
-    module.install(offer, Place(root), Policy(unsigned=True, downgrade=True))
+    module.install(offer, place, Policy(unsigned=True, downgrade=True), service)
     busy = True
     if how == "list":
         Path(what).write_text("".join(f"{operation}\n" for operation in listed))

@@ -21,25 +21,10 @@ from ernie_export.bundle.write import seal
 from ernie_export.device.place import Place
 from ernie_export.errors import ErnieExportError
 from ernie_export.validate.report import Report
-from tests.conftest import BuiltBundle
 from tests.device.recorder import Moment, Node
 
 SOME = range(1, 400, 9)
 """Operations before which the quick test kills; the slow one takes each."""
-
-
-@pytest.fixture(scope="module")
-def versions(bundle: BuiltBundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two small bundles: the documents of a real one over a few short files."""
-    folder, real = tmp_path_factory.mktemp("versions"), bundle("int4")
-    made = folder / "first", folder / "second"
-    for number, version in enumerate(made):
-        (version / "weights").mkdir(parents=True)
-        for name in ("recipe.toml", "config.json", "weights/a.bin", "weights/b.bin"):
-            same = name == "weights/a.bin"
-            (version / name).write_bytes(name.encode() if same else f"{name} {number}".encode())
-        seal(version, Report.read(real / Report.FILE), Manifest.read(real).claims)
-    return made
 
 
 def run(root: Path, bundle: Path, *how: object) -> int:
@@ -71,6 +56,7 @@ def require_sound(root: Path, versions: tuple[Path, Path], when: str) -> None:
         versions[1] / "recipe.toml"
     ).read_bytes()
     assert not verify(root / "current" / "bundle"), when
+    assert Place(root).pending() is None, when
     left = [path.name for path in (*root.iterdir(), *(root / "generations").iterdir()) if path.name[0] == "."]
     assert left == [".lock"], when
 
@@ -98,11 +84,53 @@ def test_killed_at_some_operations(root: Path, versions: tuple[Path, Path], tmp_
 
 
 @pytest.mark.slow
-def test_killed_at_every_operation(root: Path, versions: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("service", [False, True])
+def test_killed_at_every_operation(
+    root: Path, versions: tuple[Path, Path], tmp_path: Path, service: bool
+) -> None:
+    if service:
+        with_service(root)
     number = 1
     while killed_at(number, root, versions, tmp_path):
         number += 1
-    assert number > 40
+    assert number > (50 if service else 40)
+
+
+def with_service(root: Path) -> None:
+    """It is ready at once; that it was asked is seen."""
+    asked = 'echo >> "$(dirname "$0")/asked"'  # beside this very script, whatever copy of the device it is in
+    (root / "ready").write_text(f"#!/bin/sh\n{asked}\n")
+    (root / "ready").chmod(0o755)
+    (root / "service.toml").write_text(f"restart = ['true']\nready = ['{root}/ready']\n")
+
+
+def unproved(moment: Moment, state: Path) -> bool:
+    """The new version is active, and its service was not asked yet: then it is known that it is still to be asked."""
+    place = Place(state)
+    if place.active_number() != 2 or "asked" in moment.tree.entries:
+        return False
+    assert (pending := place.pending()) and (pending.number, pending.before) == (2, 1), moment.operation
+    return True
+
+
+@pytest.mark.parametrize("without", ["", "write file"])
+def test_a_switch_that_nobody_proved_is_known(
+    root: Path, versions: tuple[Path, Path], tmp_path: Path, without: str
+) -> None:
+    """Whatever a loss of power takes; without the sync of that record it would not be."""
+    with_service(root)
+    assert run(root, versions[1], "record", tmp_path / "moments", without) == 0
+    broken, seen = [], 0
+    for number, moment in enumerate(pickle.loads((tmp_path / "moments").read_bytes())):
+        for synced in (False, True):
+            state = tmp_path / f"state{number}{synced}"
+            build(moment.tree, state, moment, synced, {})
+            try:
+                seen += unproved(moment, state)
+            except (AssertionError, ErnieExportError):
+                broken.append(moment.operation)
+            shutil.rmtree(state)
+    assert bool(broken) == bool(without) and (seen or without)
 
 
 @pytest.fixture

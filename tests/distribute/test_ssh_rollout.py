@@ -100,6 +100,18 @@ def test_only_what_changed_travels(bundle: BuiltBundle, fleet: Fleet, tmp_path: 
     assert contents(second.place.current / "bundle") == contents(newer)
 
 
+def test_what_was_damaged_there_travels_again(bundle: BuiltBundle, fleet: Fleet) -> None:
+    device = fleet.devices[0]
+    installed_before(device, bundle("int4"))
+    damaged = device.place.current / "bundle" / "weights" / "embedding.bin"
+    nbytes = damaged.stat().st_size
+    damaged.write_bytes(bytes(nbytes))
+    (result,) = deploy(fleet, bundle("int4"), [device])
+    assert (result.outcome, result.generation) == ("installed", 2)
+    assert nbytes < result.sent < nbytes + 4000
+    assert not verify(device.place.current / "bundle")
+
+
 def test_one_that_fails_changes_nothing_for_the_others(bundle: BuiltBundle, fleet: Fleet) -> None:
     ill, bare, _ = fleet.devices
     installed_before(ill, bundle("int8"))

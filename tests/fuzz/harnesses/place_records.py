@@ -1,4 +1,4 @@
-"""installed.json and refused.json: what a device noted of a generation, and a disk or a person has changed since."""
+"""installed.json, refused.json, pending.json: what a device noted, and a disk or a person has changed since."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ernie_export.device.place import Installed, Place, Refused
+from ernie_export.device.place import Installed, Pending, Place, Refused
+from ernie_export.device.service import Service
 from ernie_export.device.status import status
 from ernie_export.errors import UserError
 from tests.fuzz.harness import as_object, canonical
@@ -38,10 +39,11 @@ def seeds() -> Iterator[bytes]:
     yield RECORD.render()
     yield RECORD.model_copy(update={"number": 1, "before": None, "signer": None}).render()
     yield Refused(reason="It is not ready").render()
+    yield Pending(number=2, before=1, service=Service(restart=["true"], ready=["true"]), observe=0).render()
 
 
 def parse(data: bytes, folder: Path) -> None:
-    """Generation 1 is sound; the second is what the bytes say, and active."""
+    """Generation 1 is sound; the second, or that it is pending, is what the bytes say, and active."""
     value = as_object(data)
     if value is not None:
         try:
@@ -56,10 +58,14 @@ def parse(data: bytes, folder: Path) -> None:
         record = RECORD.model_copy(update={"number": number, "before": number - 1 or None})
         (place.generation(number) / Installed.FILE).write_bytes(record.render())
     place.switch(2)
-    refuses = b'"reason"' in data
-    (place.generation(2) / (Refused if refuses else Installed).FILE).write_bytes(data)
+    if b'"service"' in data:
+        (root / Pending.FILE).write_bytes(data)
+    elif b'"reason"' in data:
+        (place.generation(2) / Refused.FILE).write_bytes(data)
+    else:
+        (place.generation(2) / Installed.FILE).write_bytes(data)
     shown = status(place)
-    assert shown.active == 2 and [each.number for each in shown.generations] == [1, 2]
+    assert shown.active == 2 and [*(each.number for each in shown.generations), *shown.damaged] == [1, 2]
     active = place.active()
     assert active is not None
     try:
