@@ -149,9 +149,11 @@ def _device(fleet: Fleet, name: str, program: str) -> Iterator[Device]:
 
 
 def _config(fleet: Fleet, device: Device, keys: Path) -> str:
+    # It has no other program than its own, whatever the environment of who tests holds.
+    path = [folder for folder in os.environ["PATH"].split(":") if not Path(folder, "ernie-export").exists()]
     environment = {
         "HOME": device.folder / "home",
-        "PATH": f"{device.folder / 'bin'}:{os.environ['PATH']}",
+        "PATH": ":".join([str(device.folder / "bin"), *path]),
         "PYTHONPATH": SOURCES,
         "ERNIE_EXPORT_ROOT": device.root,
         "OMP_WAIT_POLICY": "PASSIVE",
