@@ -25,7 +25,10 @@ def deploy(
         ),
     ],
     canary: Annotated[
-        int, typer.Option(min=0, help="The first so many before the others, and those only if all are well.")
+        int,
+        typer.Option(
+            metavar="N", min=0, help="The first so many before the others, and those only if all are well."
+        ),
     ] = 0,
     observe: Annotated[
         float,
@@ -36,7 +39,7 @@ def deploy(
             help="Seconds for which the canaries' services have to stay ready before the others begin.",
         ),
     ] = 0,
-    at_once: Annotated[int, typer.Option(min=1, help="Devices at a time.")] = 32,
+    at_once: Annotated[int, typer.Option(metavar="N", min=1, help="Devices at a time.")] = 32,
     root: Annotated[
         str | None,
         typer.Option(

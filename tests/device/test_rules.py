@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import pytest
 
 from ernie_export.device.place import Place
 from ernie_export.device.rules import policy_of, service_of
+from ernie_export.device.service import Service
+from ernie_export.distribute.policy import Policy
 from ernie_export.errors import UserError
 
 POLICY = "[[signers]]\nname = 'us'\npublic_key = 'keys/us.pem'\n"
@@ -71,3 +76,16 @@ def test_a_file_that_was_named_and_is_not_there(
 ) -> None:
     with pytest.raises(UserError, match="There is no"):
         read(place, tmp_path / "none.toml")
+
+
+def test_the_examples_of_the_documentation() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "device.md").read_text("utf-8")
+
+    def block(begins: str) -> dict[str, object]:
+        found = re.search(rf"^    {begins}.*\n(?:    .*\n|\n(?=    ))*", document, re.MULTILINE)
+        assert found
+        return tomllib.loads(textwrap.dedent(found[0]))
+
+    policy = Policy.model_validate(block("unsigned"))
+    assert set(Policy.model_fields) == set(block("unsigned")) and policy.signers[0].name == "release"
+    assert Service.model_validate(block("restart")).within == 120
