@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, inliner, parser
 
 from ernie_export.checkpoint import embedded, shapes
 from ernie_export.checkpoint.config import ErnieConfig
-from ernie_export.engine import tensorrt
+from ernie_export.engine import tensorrt_build
 from ernie_export.graph import tensorrt_rtx, trace, write
 from ernie_export.graph.lower import Lowered, fold_constants, lower, name_apart
 from ernie_export.progress import Silent
@@ -104,7 +104,10 @@ def of_21b(layers: int) -> ErnieConfig:
 def measured(model: onnx.ModelProto, sms: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, Silent().step("") as step:
         engine, layers = Path(folder) / "engine", Path(folder) / "layers"
-        result = tensorrt.build(model, engine, layers, "tensorrt_rtx", sms, step)
+        profile = tensorrt_build.profile_of(model, 1, 4096)
+        result = tensorrt_build.build(
+            model.SerializeToString(), profile, engine, layers, "tensorrt_rtx", step, compute_capabilities=sms
+        )
         lines = layers.read_text().splitlines()
         kinds = Counter(re.findall(r"LayerType: (\w+)", "\n".join(lines)))
         return {

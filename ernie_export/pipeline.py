@@ -15,8 +15,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial as bound
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ernie_export import lock
 from ernie_export.bits import choose
@@ -27,9 +28,11 @@ from ernie_export.calibrate.record import CalibrationRecord
 from ernie_export.calibrating import calibrate, calibration_inputs, calibration_text
 from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.checkpoint.layout import EMBEDDING, layer_of, part_of
-from ernie_export.engine import found, genai
+from ernie_export.engine import found, genai, plugin_library, weight_map
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.requires import Binary, Requires
+from ernie_export.engine.tensorrt import PHASES, engine_path
+from ernie_export.engine.tensorrt_variants import VARIANTS, variant_of
 from ernie_export.errors import UserError, WorkError
 from ernie_export.kit import pack
 from ernie_export.partial import Made, Work, digest_of, put
@@ -42,14 +45,18 @@ from ernie_export.validate.run import validate
 from ernie_export.validate.selfcheck import SelfCheck
 
 if TYPE_CHECKING:
+    import onnx
+
     from ernie_export.generate.windows import Windows
+    from ernie_export.graph.lower import Lowered
     from ernie_export.graph.tensorrt_rtx import Phase
     from ernie_export.recipe import Recipe
     from ernie_export.target import Target
 
+    Graph = Callable[[], onnx.ModelProto]
+
 GRAPH = "model.onnx"
-ENGINES = "engines"
-PHASES: tuple[Phase, Phase] = ("prefill", "decode")
+ENGINES, PLUGINS = "engines", "plugins"
 RECIPE = "recipe.toml"
 #: What a bundle takes over from the checkpoint, where it is there.
 TEXTS = (
@@ -120,6 +127,8 @@ def build(
     require_tokenizer(checkpoint)
     if target.runtime == "tensorrt_rtx":
         require_module(target)
+    elif target.runtime == "tensorrt":
+        plugin_library.of(target)
     partial.mkdir(parents=True, exist_ok=True)
     with lock.held(partial), told_when_full(partial):
         work = Work(partial, progress)
@@ -127,6 +136,8 @@ def build(
         prepare(work, checkpoint, recipe.parts, context_of(checkpoint, recipe), tell, **more)
         write_graph(work, checkpoint, recipe, target)
         make_weights(work, checkpoint, recipe, text)
+        if target.runtime in VARIANTS:
+            write_weight_map(work)
         if target.runtime == "tensorrt_rtx":
             write_engines(work, checkpoint, recipe, target)
         write_texts(work, checkpoint, recipe, target)
@@ -261,24 +272,21 @@ def write_engines(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Ta
     """An engine for prompts and one for decode; weights are inputs of both."""
     from importlib.metadata import version
 
-    import onnx
-
-    from ernie_export.engine import tensorrt
-    from ernie_export.graph.lower import Lowered, lower
+    from ernie_export.engine import tensorrt_build
 
     (work.folder / ENGINES).mkdir(exist_ok=True)
-    model = onnx.load(work.folder / GRAPH, load_external_data=False)
-    for phase in PHASES:
-        batch = recipe.batch if phase == "decode" else 1
-        form = Lowered(phase, context_of(checkpoint, recipe), batch)
+    sms = [target.sm] if target.sm else []
+    for phase, form, graph in lowered(work, checkpoint, recipe, target):
         layers = work.folder / f"{ENGINES}/{phase}.layers.txt"
 
-        def writer(beside: Path, form: Lowered = form, layers: Path = layers) -> Made:
+        def writer(beside: Path, form: Lowered = form, graph: Graph = graph, layers: Path = layers) -> Made:
             with work.progress.step(f"Build the engine for {form.phase}") as step:
-                sms = [target.sm] if target.sm else []
-                tensorrt.build(
-                    lower(model, form), beside, layers, target.runtime, sms, step, batch=form.batch
-                )
+                model = graph()
+                profile = tensorrt_build.profile_of(model, form.batch, form.cache_length)
+                tensorrt_build.build(
+                    model.SerializeToString(), profile, beside, layers, target.runtime, step,
+                    compute_capabilities=sms,
+                )  # fmt: skip
             return put(beside, beside.read_bytes())
 
         made_from = {
@@ -290,8 +298,27 @@ def write_engines(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Ta
         work.make_bytes(layers.relative_to(work.folder).as_posix(), layers.read_bytes())
 
 
-def engine_path(phase: Phase) -> str:
-    return f"{ENGINES}/{phase}.engine"
+def write_weight_map(work: Work) -> None:
+    """Where engines whose weights are inputs find them."""
+    from ernie_export.graph.weights import read_layout
+
+    (work.folder / ENGINES).mkdir(exist_ok=True)
+    work.make_bytes(weight_map.FILE, weight_map.rendered(read_layout(work.folder / GRAPH)))
+
+
+def lowered(
+    work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Target
+) -> Iterator[tuple[Phase, Lowered, Graph]]:
+    """The graph of each phase, made when it is asked for."""
+    import onnx
+
+    from ernie_export.graph.lower import Lowered, lower
+
+    model = onnx.load(work.folder / GRAPH, load_external_data=False)
+    for phase in PHASES:
+        batch = recipe.batch if phase == "decode" else 1
+        form = Lowered(phase, context_of(checkpoint, recipe), batch, variant_of(target.runtime).plugins)
+        yield phase, form, bound(lower, model, form)
 
 
 def require_module(target: Target) -> None:
@@ -352,7 +379,7 @@ def engine_info(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
 
 def requires_of(target: Target, fingerprint: str, context: int) -> Requires:
     """What the machine that opens the engine must have: any stack of the target's."""
-    ready = [stack for stack in target.stacks if not stack.planned]
+    ready = target.ready_stacks
     (module,) = {stack.module for stack in ready}
     planned = {
         version: f"{stack.name} is planned: {stack.planned}"
@@ -372,21 +399,34 @@ def requires_of(target: Target, fingerprint: str, context: int) -> Requires:
 
 
 def of_engines(requires: Requires, work: Work, recipe: Recipe, target: Target) -> Requires:
-    """What engines that were built here need beside: TensorRT's are read by the version that built them."""
-    if engine_path("decode") not in work.digests:
+    """What TensorRT's engines need beside. Those that were built here are read by the version that built them."""
+    if target.runtime not in VARIANTS:
+        return requires
+    requires = requires.model_copy(update=needs_of_gpu(recipe, target))
+    if target.is_kit:
         return requires
     prefill, decode = (
         Binary(path=engine_path(phase), sha256=work.digests[engine_path(phase)]) for phase in PHASES
     )
     more = {
         "versions": [".".join((found.version_of(requires.module)[0] or "").split(".")[:3])],
-        "sm": [target.sm] if target.sm else [],
-        "cuda": next(stack.cuda for stack in target.stacks if not stack.planned),
         "engine": decode,
         "prefill": prefill,
-        "batch": recipe.batch,
     }
     return requires.model_copy(update=more)
+
+
+def needs_of_gpu(recipe: Recipe, target: Target) -> dict[str, Any]:
+    """What engines of TensorRT's need beside, as fields of Requires: of a kit its plugins too."""
+    needs: dict[str, Any] = {
+        "sm": [target.sm] if target.sm else [],
+        "cuda": target.ready_stacks[0].cuda,
+        "batch": recipe.batch,
+    }
+    if target.is_kit:
+        library, described = plugin_library.of(target)
+        needs["plugin"] = Binary(path=f"{PLUGINS}/{library.name}", sha256=described.sha256)
+    return needs
 
 
 def validate_and_publish(

@@ -59,6 +59,12 @@ class Target(rows.Row):
         return [Stack.find(name) for name in self.stack]
 
     @property
+    def ready_stacks(self) -> list[Stack]:
+        """Those that have its runtime, and for which something can be built."""
+        module = "onnxruntime" if self.runtime == "onnxruntime-cpu" else self.runtime
+        return [stack for stack in self.stacks if stack.module == module and not stack.planned]
+
+    @property
     def is_built_here(self) -> bool:
         return self.status == "built here"
 

@@ -38,6 +38,11 @@ ALL = {
     "tensorrt-lean-11": Fetched(
         ("tensorrt-lean-cu13-libs==11.4.0.106", "tensorrt-lean-cu13-bindings==11.4.0.106")
     ),
+    # TensorRT's whole Python bindings, which come without the library: their names and parameters can be read.
+    "tensorrt-bindings-10.13": Fetched(("tensorrt-cu13-bindings==10.13.3.9",)),
+    "tensorrt-bindings-10.16": Fetched(("tensorrt-cu13-bindings==10.16.0.72",)),
+    "tensorrt-bindings-11.4": Fetched(("tensorrt-cu13-bindings==11.4.0.106",)),
+    "cuda-bindings": Fetched(("cuda-bindings==13.2.0", "cuda-pathfinder==1.9.1")),
 }
 
 

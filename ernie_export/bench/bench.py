@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from ernie_export.bench import speed
 from ernie_export.bench.memory import Held, held
 from ernie_export.bench.opening import Opening, opening
+from ernie_export.bundle.manifest import Manifest
 from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.open import open_engine
@@ -37,7 +39,7 @@ class Decode(speed.Decode):
     """That one token must read: the weights it uses and the cache it finds."""
     bytes_per_second: float
     share: float | None
-    """Of the bandwidth measured in the same run."""
+    """Of the bandwidth measured in the same run, or of the target's."""
 
 
 class Bench(BaseModel):
@@ -92,8 +94,11 @@ def bench(
         prefilled = speed.prefill(engine, session, prompts, repeats, step)
         decoded = speed.decode(engine, session, contexts, tokens, step)
         memory = held()
-    bandwidth = max((found for found in (before, machine.bandwidth()) if found), default=None)
-    target = next(target for target in Target.all() if target.runtime == info.runtime)
+    target = _target(folder, info)
+    if target.bandwidth:
+        bandwidth: float | None = target.bandwidth.gb_per_s * 1e9
+    else:
+        bandwidth = max((found for found in (before, machine.bandwidth()) if found), default=None)
 
     def beside_bandwidth(each: speed.Decode) -> Decode:
         setting = Setting(parts=recipe.parts, context=each.context, batch=1, prompt=1)
@@ -116,6 +121,13 @@ def bench(
         machine=environment.machine(),
         software=environment.software(),
     )
+
+
+def _target(folder: Path, info: EngineInfo) -> Target:
+    """The manifest's; of a folder without one, any with its runtime."""
+    with suppress(UserError):
+        return Target.find(Manifest.read(folder).target)
+    return next(target for target in Target.all() if target.runtime == info.runtime)
 
 
 def lengths(asked: Sequence[int] | None, usual: Sequence[int], most: int) -> list[int]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.bench.memory import Held, Highest, held
+from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.open import open_engine
 from ernie_export.errors import WorkError
 
@@ -89,8 +91,9 @@ def open_elsewhere(folder: Path, threads: int | None) -> Opened:
 
 
 def open_here(folder: Path, threads: int | None) -> Opened:
-    import onnxruntime  # noqa: F401  what loading the library takes is not the bundle's
-
+    requires = EngineInfo.read(folder).requires
+    # What loading the library takes is not the bundle's.
+    importlib.import_module(requires.module if requires else "onnxruntime")
     with Highest() as highest:
         begun = time.perf_counter()
         engine = open_engine(folder, threads=threads)

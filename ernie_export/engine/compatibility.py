@@ -38,6 +38,13 @@ def require_compatible(folder: Path, info: EngineInfo) -> None:
         raise mismatch
 
 
+def runs_here(folder: Path, info: EngineInfo) -> bool:
+    """Whether there is an engine at all, and nothing speaks against opening it on this machine."""
+    if info.requires is None or info.requires.engine is None:
+        return False
+    return not any(mismatches(folder, info.requires, found.find(info.requires.module)))
+
+
 def mismatches(folder: Path, requires: Requires, here: Found) -> Iterator[UserError]:
     """Everything that does not fit, what decides over the rest first."""
     yield from _machine(folder, requires, here)

@@ -11,7 +11,7 @@ from pathlib import Path
 DRIVER = "libcuda.so.1"
 DEVICE_TREE = Path("/proc/device-tree")
 #: CUdevice_attribute of cuda.h.
-_MAJOR, _MINOR = 75, 76
+_MAJOR, _MINOR, _INTEGRATED = 75, 76, 18
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Gpu:
     """Compute capability."""
     memory: int
     """Bytes in all."""
+    shares_memory: bool = False
+    """With the CPU."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,15 @@ def _gpu(cuda: ctypes.CDLL) -> Gpu | None:
     name = ctypes.create_string_buffer(256)
     if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0):
         return None
-    capability = []
-    for attribute in (_MAJOR, _MINOR):
+    told = []
+    for attribute in (_MAJOR, _MINOR, _INTEGRATED):
         if cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device):
             return None
-        capability.append(str(value.value))
+        told.append(value.value)
     if cuda.cuDeviceGetName(name, len(name), device) or cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device):
         return None
-    return Gpu(name.value.decode(errors="replace"), ".".join(capability), size.value)
+    major, minor, integrated = told
+    return Gpu(name.value.decode(errors="replace"), f"{major}.{minor}", size.value, bool(integrated))
 
 
 def board(tree: Path = DEVICE_TREE) -> str:

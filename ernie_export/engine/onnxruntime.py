@@ -2,9 +2,7 @@
 
 The buffers of the cache are allocated once, [batch, kv heads, max length, head width], and bound as
 both the past and the present of every run: the graph writes the new rows in place.
-GroupQueryAttention refuses several rows with several tokens over a past; such a feed is run row by
-row, each on its own slice of the buffers, and a long row in pieces, so that what a run needs beside the
-cache does not grow with the prompt.
+GroupQueryAttention refuses several rows with several tokens over a past; such a feed is run row by row.
 """
 
 from __future__ import annotations
@@ -17,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ernie_export.engine.batch_session import BatchSession
 from ernie_export.engine.compatibility import require_room
-from ernie_export.engine.interface import Fed, check_rows
+from ernie_export.engine.described import require_described
 from ernie_export.engine.native_library import library_for
 from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
-from ernie_export.errors import UserError, WorkError
+from ernie_export.errors import WorkError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -57,30 +56,8 @@ class OnnxRuntimeEngine:
             made = opened_graph(folder / info.graph, probes, given)
             graph, library = made.SerializeToString(), library_for(made)
         self.session = opened(graph, folder / info.graph, library, threads)
-        self._require_described(folder / "engine.json")
-
-    def _require_described(self, path: Path) -> None:
-        """That engine.json describes this graph; UserError where it does not."""
-        shapes = {value.name: value.shape for value in self.session.get_inputs() + self.session.get_outputs()}
-        keys = [
-            shape
-            for name, shape in shapes.items()
-            if name.startswith("past_key_values.") and name.endswith(".key")
-        ]
-        logits = shapes.get("logits", [None])
-        heads, width = {shape[1] for shape in keys}, {shape[-1] for shape in keys}
-        info = self.info
-        for what, said, is_so in (
-            ("layers", info.num_layers, {len(keys)}),
-            ("key-value heads", info.num_key_value_heads, heads),
-            ("numbers a head", info.head_dim, width),
-            ("tokens in the vocabulary", info.vocab_size, {logits[-1]}),
-        ):
-            if is_so != {said}:
-                raise UserError(
-                    f"{path} says {said} {what}, the graph has {', '.join(map(str, is_so))}",
-                    "Fetch or build the bundle again.",
-                )
+        values = self.session.get_inputs() + self.session.get_outputs()
+        require_described(folder / "engine.json", info, {value.name: value.shape for value in values})
 
     def start(self, batch: int = 1, max_length: int | None = None) -> OnnxRuntimeSession:
         length = max_length or self.info.max_context
@@ -113,14 +90,13 @@ def opened(
         ) from error
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(BatchSession):
     def __init__(self, engine: OnnxRuntimeEngine, batch: int, max_length: int):
         info = engine.info
         self.engine = engine
-        self.max_length = max_length
-        self.tokens: list[list[int]] = [[] for _ in range(batch)]
         scores = 4 * info.num_attention_heads * max_length
-        self.piece = max(1, min(PIECE, SCORES // scores))
+        piece = max(1, min(PIECE, SCORES // scores))
+        super().__init__(batch, max_length, info.vocab_size, engine.probes, piece)
         shape = (batch, info.num_key_value_heads, max_length, info.head_dim)
         self.cache: dict[str, Array] = {
             f"{layer}.{kind}": np.zeros(shape, np.float32)
@@ -128,63 +104,9 @@ class OnnxRuntimeSession:
             for kind in ("key", "value")
         }
 
-    @property
-    def lengths(self) -> list[int]:
-        return [len(tokens) for tokens in self.tokens]
-
-    def truncate(self, row: int, length: int) -> None:
-        del self.tokens[row][length:]
-
-    def feed(
-        self,
-        rows: Sequence[Sequence[int]],
-        all_logits: bool = False,
-        given: Sequence[Mapping[str, Array]] = (),
-    ) -> Fed:
-        check_rows(rows, self.lengths, self.max_length, self.engine.info.vocab_size)
-        fed = Fed([np.empty((0, self.engine.info.vocab_size), np.float32)] * len(rows), [{} for _ in rows])
-        decoding = len(rows) > 1 and all(len(row) <= 1 for row in rows) and any(rows) and not given
-        if decoding and all(row or tokens for row, tokens in zip(rows, self.tokens, strict=True)):
-            # An idle row is fed its last token again, at its own place: the same row of the cache is rewritten.
-            again = [list(row) or tokens[-1:] for row, tokens in zip(rows, self.tokens, strict=True)]
-            for row, tokens in zip(rows, self.tokens, strict=True):
-                tokens += row
-            logits, probes = self._run(range(len(rows)), again, all_logits)
-            for index, row in enumerate(rows):
-                if row:
-                    fed.logits[index], fed.probes[index] = logits[index], at(probes, index)
-            return fed
-        for index, row in enumerate(rows):
-            if row:
-                values = given[index] if given else {}
-                fed.logits[index], fed.probes[index] = self._feed_row(index, list(row), all_logits, values)
-        return fed
-
-    def _feed_row(
-        self, slot: int, row: list[int], all_logits: bool, given: Mapping[str, Array]
+    def run(
+        self, span: range, rows: list[list[int]], all_logits: bool, given: Mapping[str, Array]
     ) -> tuple[Array, dict[str, Array]]:
-        """Piece by piece: the logits asked for, and the probes of all tokens."""
-        logits: list[Array] = []
-        probes: list[dict[str, Array]] = []
-        for begin in range(0, len(row), self.piece):
-            span = slice(begin, begin + self.piece)
-            self.tokens[slot] += row[span]
-            values = {name: value[span] for name, value in given.items()}
-            made, probed = self._run(range(slot, slot + 1), [row[span]], all_logits, values)
-            logits = [*logits, made[0]] if all_logits else [made[0]]
-            probes.append(at(probed, 0))
-        if len(probes) == 1:
-            return logits[0], probes[0]
-        names = self.engine.probes
-        return np.concatenate(logits), {name: np.concatenate([p[name] for p in probes]) for name in names}
-
-    def _run(
-        self, span: range, rows: list[list[int]], all_logits: bool, given: Mapping[str, Array] | None = None
-    ) -> tuple[Array, dict[str, Array]]:
-        """Run the slots `span` of the batch on `rows`, equally long, whose tokens are already noted.
-
-        Returns logits [rows, tokens or 1, V], and the probes.
-        """
         new = len(rows[0])
         lengths = np.array([len(self.tokens[slot]) for slot in span])
         total = int(lengths.max())
@@ -194,7 +116,7 @@ class OnnxRuntimeSession:
         binding.bind_cpu_input("position_ids", (lengths[:, None] - new + np.arange(new)).astype(np.int64))
         binding.bind_cpu_input(LOGITS_TO_KEEP, np.array([0 if all_logits else 1]))
         for name in self.engine.given:
-            binding.bind_cpu_input(GIVEN + name, np.ascontiguousarray((given or {})[name][None]))
+            binding.bind_cpu_input(GIVEN + name, np.ascontiguousarray(given[name][None]))
         names = ["logits", *self.engine.probes]
         for name in names:
             binding.bind_output(name, "cpu")
@@ -219,10 +141,6 @@ def bind_cache(binding: Any, cache: Mapping[str, Array], span: range) -> None:
         place = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
         binding.bind_input(f"past_key_values.{name}", *place)
         binding.bind_output(f"present.{name}", *place)
-
-
-def at(probes: Mapping[str, Array], row: int) -> dict[str, Array]:
-    return {name: value[row] for name, value in probes.items()}
 
 
 def first_line(error: Exception) -> str:

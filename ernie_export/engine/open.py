@@ -30,11 +30,10 @@ def open_engine(
     require_compatible(folder, info)
     if info.runtime == "onnxruntime-cpu":
         return open_graph(folder, probes, given, threads)
-    if info.runtime == "tensorrt_rtx":
-        raise UserError(
-            f"This version builds engines for TensorRT for RTX and does not run them ({folder})",
-            "Build for the target cpu to generate text; `ernie-export validate` runs the bundle's graph.",
-        )
+    if info.runtime in ("tensorrt", "tensorrt_rtx"):
+        from ernie_export.engine.tensorrt import TensorRTEngine
+
+        return TensorRTEngine(folder, info, probes, given)
     raise UserError(
         f"{folder} was built for the runtime {info.runtime}, which this version does not know",
         "Build it again for one of the targets that `ernie-export targets` lists.",

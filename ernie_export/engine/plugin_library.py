@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +16,9 @@ from ernie_export import regular_file
 from ernie_export.errors import UserError
 from ernie_export.stack import Version
 from ernie_export.versions import numbers
+
+if TYPE_CHECKING:
+    from ernie_export.target import Target
 
 FOLDER = Path(__file__).parent / "plugins"
 LIBRARY = "libernie_plugins.so"
@@ -69,6 +73,15 @@ def find(
             _AGAIN,
         )
     return path, library
+
+
+def of(target: Target) -> tuple[Path, PluginLibrary]:
+    """The library that engines for a target call.
+
+    Raises:
+        UserError: as `find`.
+    """
+    return find(target.architecture or platform.machine(), target.ready_stacks[0].cuda, target.sm)
 
 
 def _read(path: Path) -> PluginLibrary:

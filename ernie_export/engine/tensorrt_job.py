@@ -1,7 +1,7 @@
 """One parse and build of TensorRT's, in a process of its own: a refused node may end it, and with it nothing else.
 
 `python -m ernie_export.engine.tensorrt_job` reads a Job from its input and writes JSON lines: how far it is,
-then a Result or what is wrong.
+then a Result or what is wrong.  On a device this needs TensorRT's Python package alone.
 """
 
 from __future__ import annotations
@@ -12,34 +12,46 @@ import re
 import resource
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from ernie_export.engine.tensorrt import load_plugins
+from ernie_export.engine.tensorrt_variants import variant_of
+from ernie_export.errors import WorkError
 
 #: What the builder says of a graph that it takes otherwise than it is meant: each ends the build.
 REFUSED = re.compile(r"unused input|fall(ing|s)? ?back", re.IGNORECASE)
 LAYERS, SCRATCH = "Layers:", re.compile(r"Max Scratch Memory: (\d+) bytes")
 
 
-class Job(BaseModel):
+Shapes = tuple[list[int], list[int], list[int]]
+
+
+@dataclass(frozen=True)
+class Job:
     module: str
     """`tensorrt_rtx` or `tensorrt`."""
-    graph: Path
-    engine: Path
-    layers: Path
-    """Where the builder's list of the engine's layers is written."""
-    compute_capabilities: list[str]
-    """`8.9`; empty: the GPU's of this machine. For TensorRT for RTX alone."""
-    profile: dict[str, tuple[list[int], list[int], list[int]]]
+    graph: str
+    engine: str
+    layers: str
+    """Where the list of the engine's layers is written."""
+    profile: dict[str, Shapes]
     """Of the inputs whose sizes are free: the least, the usual and the largest shape."""
     workspace: int
     """Bytes of scratch memory that a layer may take."""
-    memory: int
+    compute_capabilities: list[str]
+    """`8.9`; empty: the GPU's of this machine. For TensorRT for RTX alone."""
+    plugins: str | None = None
+    """The library of the operators that are no ONNX."""
+    timing_cache: str | None = None
+    """A file with the times of kernels that were tried before, for TensorRT; written anew."""
+    memory: int | None = None
     """Bytes that this process may take."""
 
 
-class Result(BaseModel):
+@dataclass(frozen=True)
+class Result:
     version: str
     seconds: float
     cpu_seconds: float
@@ -54,22 +66,28 @@ def build(job: Job) -> Result:
     """
     Raises:
         ValueError: TensorRT refuses the graph, or takes it otherwise than it is meant.
+        WorkError: it does not load the plugins.
     """
     trt: Any = importlib.import_module(job.module)
+    variant = variant_of(job.module)
     logger, monitor = _listeners(trt)
+    if job.plugins:
+        load_plugins(trt, Path(job.plugins))
     builder = trt.Builder(logger)
     flags = trt.NetworkDefinitionCreationFlag
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     begun = time.monotonic()
-    if not parser.parse(job.graph.read_bytes()):
+    if not parser.parse(Path(job.graph).read_bytes()):
         errors = [parser.get_error(at) for at in range(parser.num_errors)]
         raise ValueError("; ".join(f"{error.node_operator()}: {error.desc()}" for error in errors))
     config = builder.create_builder_config()
     config.progress_monitor = monitor
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
-    if job.compute_capabilities:
+    if job.plugins:  # so that attention writes its cache in place
+        config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
+    if variant.builds_anywhere and job.compute_capabilities:
         config.num_compute_capabilities = len(job.compute_capabilities)
         for at, sm in enumerate(job.compute_capabilities):
             name = f"SM{sm.replace('.', '')}"
@@ -80,19 +98,38 @@ def build(job: Job) -> Result:
     for name, shapes in job.profile.items():
         profile.set_shape(name, *shapes)
     config.add_optimization_profile(profile)
+    kept = Path(job.timing_cache) if job.timing_cache and variant.times_kernels else None
+    if kept:
+        earlier = kept.read_bytes() if kept.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(earlier), ignore_mismatch=False)
     engine = builder.build_serialized_network(network, config)
     if engine is None or logger.refused:
         raise ValueError("; ".join([*logger.refused, *logger.errors]) or "it says nothing of why")
-    job.engine.write_bytes(memoryview(engine))
-    job.layers.write_text("".join(f"{line}\n" for line in logger.layers))
+    Path(job.engine).write_bytes(memoryview(engine))
+    if kept:
+        kept.write_bytes(memoryview(config.get_timing_cache().serialize()))
+    layers, scratch = logger.layers, logger.scratch
+    if not variant.builds_anywhere:  # the GPU that it was built for is here
+        layers, scratch = _inspected(trt, logger, engine)
+    Path(job.layers).write_text("".join(f"{line}\n" for line in layers))
     return Result(
         version=trt.__version__,
         seconds=round(time.monotonic() - begun, 1),
         cpu_seconds=round(time.process_time(), 1),
         peak_bytes=peak_memory(),
-        scratch_bytes=logger.scratch,
-        layers=len(logger.layers),
+        scratch_bytes=scratch,
+        layers=len(layers),
     )
+
+
+def _inspected(trt: Any, logger: Any, engine: Any) -> tuple[list[str], int]:
+    """The layers of an engine, each as JSON, and its scratch memory, as the inspector tells them."""
+    runtime = trt.Runtime(logger)
+    opened = runtime.deserialize_cuda_engine(engine)
+    if opened is None:
+        raise ValueError("; ".join(logger.errors) or "it does not open the engine that it built")
+    told = opened.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return [json.dumps(layer) for layer in json.loads(told)["Layers"]], int(opened.device_memory_size_v2)
 
 
 def peak_memory() -> int:
@@ -144,14 +181,21 @@ def tell(**what: Any) -> None:
 
 
 def main() -> None:
-    job = Job.model_validate_json(sys.stdin.read())
-    resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))
+    job = Job(**json.loads(sys.stdin.read()))
+    if job.memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))
     try:
-        tell(result=build(job).model_dump())
+        tell(result=asdict(build(job)))
+    except WorkError as error:
+        tell(error=error.cause)
     except (ValueError, ImportError) as error:
         tell(error=str(error))
     except MemoryError:
-        tell(error=f"it needs more than {job.memory >> 20} MiB of memory")
+        tell(
+            error="out of memory"
+            if job.memory is None
+            else f"it needs more than {job.memory >> 20} MiB of memory"
+        )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ FILE = "model.onnx"
 SETS: dict[str, tuple[Callable[[int], dict[str, str]], dict[str, int]]] = {
     "portable": (lambda _level: portable.BODIES, portable.OPSETS),
     "onnxruntime": (onnxruntime.bodies, onnxruntime.OPSETS),
+    # TensorRT's plugins take the place of these when its engine is built (lower.py).
+    "tensorrt": (lambda _level: tensorrt_rtx.bodies_of_both_phases(), tensorrt_rtx.OPSETS),
     "tensorrt_rtx": (lambda _level: tensorrt_rtx.bodies_of_both_phases(), tensorrt_rtx.OPSETS),
 }
 

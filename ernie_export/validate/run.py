@@ -11,6 +11,7 @@ from pathlib import Path
 import ernie_export
 from ernie_export.calibrate.record import CalibrationRecord
 from ernie_export.checkpoint.checkpoint import Checkpoint
+from ernie_export.engine.compatibility import runs_here
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.interface import Engine
 from ernie_export.generate.tokenizer import TextTokenizer
@@ -42,8 +43,10 @@ from ernie_export.validate.way import Way, choose
 Opener = Callable[[Path, Sequence[str], Sequence[str]], Engine]
 """Opens the engine in a folder so that it shows the first named values, and is given the second."""
 
-#: Runtimes whose engines this version builds and cannot run: their graph is run in their place.
-GRAPH_ALONE = ("tensorrt_rtx",)
+#: Runtimes whose engines compute in fp16, and show and take no value but those of the interface and the routers.
+#: What else is asked is asked of the graph they are built from; and all of it where the engine cannot run.
+SEALED = ("tensorrt", "tensorrt_rtx")
+ROUTING = ".routing."
 
 
 def validate(
@@ -82,7 +85,8 @@ def validate(
     with found.timed("reference"):
         reference = LayeredReference(source)
     identity.require_same_shape(info, reference)
-    sample = (sample or Sample()).within(info.max_context)
+    rows = info.requires.batch if info.requires and runs_here(folder, info) else None
+    sample = (sample or Sample()).within(info.max_context, rows)
     tokenizer = TextTokenizer.read(folder)
     windows = text_windows(sample, tokenizer.encode)
     stored = folder / "recipe.toml"
@@ -96,7 +100,8 @@ def validate(
     trial.compare_weights(source)
     recording = Recording(reference, windows.ids, Kept(keep, source.fingerprint(progress)) if keep else None)
     if chosen.way == "whole":
-        finite = trial.run(segments.whole(folder, opener), segments.wanted_at_once(recording))
+        sealed = opener is _open_engine and info.runtime in SEALED and runs_here(folder, info)
+        finite = trial.run(segments.whole(folder, opener, sealed), segments.wanted_at_once(recording))
     else:
         finite = trial.run(segments.layer_by_layer(folder, info), segments.wanted_by_layer(recording))
         found.notes.append(chosen.note())
@@ -108,10 +113,11 @@ def validate(
         opened = partial(opener, folder, (), ()) if chosen.opens_whole else None
         trial.continue_greedily(opened, reference, tokenizer)
     found.metrics["memory.peak_bytes"] = float(environment.peak_memory())
-    if info.runtime in GRAPH_ALONE:
+    if info.runtime in SEALED:
+        what = "Operators and layers were tried in" if runs_here(folder, info) else "What ran is"
+        missing = "" if runs_here(folder, info) else ": the engine itself has not run"
         found.notes.append(
-            "What ran is the graph that the engine was built from, in ONNX Runtime on this machine's CPU: "
-            "the engine itself has not run"
+            f"{what} the graph that the engine is built from, in ONNX Runtime on this machine's CPU{missing}"
         )
         gates = in_half_precision(gates)
     asked, idle = applicable(gates, source.config, parts, found.metrics, chosen.opens_whole)
@@ -153,8 +159,10 @@ def validate(
 def _open_engine(folder: Path, probes: Sequence[str], given: Sequence[str]) -> Engine:
     from ernie_export.engine.open import open_engine, open_graph
 
-    opener = open_graph if EngineInfo.read(folder).runtime in GRAPH_ALONE else open_engine
-    return opener(folder, probes=probes, given=given)
+    info = EngineInfo.read(folder)
+    inside = given or any(ROUTING not in name for name in probes)
+    of_graph = info.runtime in SEALED and (inside or not runs_here(folder, info))
+    return (open_graph if of_graph else open_engine)(folder, probes=probes, given=given)
 
 
 def _inputs(windows: Windows) -> Inputs:

@@ -36,8 +36,8 @@ class Sample:
                     f"A sample cannot have {field} = {getattr(self, field)}", f"Give {least} or more."
                 )
 
-    def within(self, context: int) -> Sample:
-        """The same sample, made to fit a cache of `context` tokens."""
+    def within(self, context: int, rows: int | None = None) -> Sample:
+        """The same sample, made to fit a cache of `context` tokens, and of so many rows."""
         prompt = min(self.prompt_tokens, max(1, context // 2))
         return Sample(
             windows=self.windows,
@@ -46,7 +46,7 @@ class Sample:
             prompt_tokens=prompt,
             new_tokens=min(self.new_tokens, context - prompt),
             decode_tokens=min(self.decode_tokens, context),
-            batch=self.batch,
+            batch=min(self.batch, rows or self.batch),
             text=self.text,
         )
 

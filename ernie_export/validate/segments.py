@@ -33,14 +33,18 @@ class Segment:
     """The value that it is given to begin with; None where it begins with the tokens."""
     exit: str
     open: Open
+    sealed: bool = False
+    """The engine shows its routers alone; opened for anything else, it is the graph that answers."""
 
     def given(self, values: Array | None) -> list[dict[str, Array]]:
         """What to feed beside the tokens of one row, if anything."""
         return [] if self.entry is None or values is None else [{self.entry: values}]
 
 
-def whole(folder: Path, opener: Callable[[Path, Sequence[str], Sequence[str]], Engine]) -> list[Segment]:
-    return [Segment("the engine", None, LOGITS, lambda probes, given: opener(folder, probes, given))]
+def whole(
+    folder: Path, opener: Callable[[Path, Sequence[str], Sequence[str]], Engine], sealed: bool = False
+) -> list[Segment]:
+    return [Segment("the engine", None, LOGITS, lambda probes, given: opener(folder, probes, given), sealed)]
 
 
 def layer_by_layer(folder: Path, info: EngineInfo) -> list[Segment]:

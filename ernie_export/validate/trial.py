@@ -146,16 +146,19 @@ class Trial:
         from ernie_export.validate import runners
 
         outputs = layer_outputs(want.states)
-        engine = segment.open([*outputs, *probe_names(list(want.routing))], ())
+        routers = probe_names(list(want.routing))
+        engine = segment.open(routers if segment.sealed else [*outputs, *routers], ())
         fed = engine if segment.entry else segment.open(outputs, outputs)
         shown = run_given(fed, self._ids[0], _with_entry(segment, want))
         chain = runners.Chain(self._chain)
         seen = self._gatherer.watching(want)
         compared = runners.compare(seen, engine, segment, chain, self._ids, step)
-        self._chain = chain.after
+        self._chain, free = chain.after, chain.first
+        if segment.sealed:
+            free = run_given(segment.open(outputs, ()), self._ids[0], {})
         for name in outputs:
             self._wanted[name], self._fed[name] = want.states[name], shown[name]
-            self._free[name] = chain.first[name]
+            self._free[name] = free[name]
         self._logits += [window.logits for window in compared if window.logits]
         for layer in want.routing:
             self._routing[layer] = [window.routing[layer] for window in compared]

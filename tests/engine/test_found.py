@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,40 +11,22 @@ import pytest
 
 from ernie_export.engine import found
 from ernie_export.engine.found import Gpu
-
-DRIVER = """
-#include <string.h>
-#include <stddef.h>
-int cuDriverGetVersion(int *version) { *version = VERSION; return 0; }
-int cuInit(unsigned flags) { return flags == 0 ? NO_GPU : 1; }
-int cuDeviceGet(int *device, int number) { *device = 7; return number; }
-int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : -1;
-    return device == 7 ? 0 : 101;
-}
-int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Orin", length); return device != 7; }
-int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 65893580800; return device != 7; }
-"""
+from tests.doubles import driver
 
 
 @pytest.fixture
 def library(tmp_path: Path):
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("gcc is not here: run `make system-deps`")
-
-    def compiled(version: int = 13020, no_gpu: int = 0, source: str = DRIVER) -> str:
-        path = tmp_path / f"libcuda.{version}.{no_gpu}.so"
-        (tmp_path / "driver.c").write_text(source)
-        flags = ["-shared", "-fPIC", f"-DVERSION={version}", f"-DNO_GPU={no_gpu}"]
-        subprocess.run([compiler, *flags, str(tmp_path / "driver.c"), "-o", str(path)], check=True)
-        return str(path)
+    def compiled(version: int = 13020, no_gpu: int = 0, source: str = driver.DRIVER) -> str:
+        folder = (
+            tmp_path / f"{version}.{no_gpu}.{len(source)}"
+        )  # the loader knows what it has loaded by its path
+        return str(driver.compiled(folder, source, version, no_gpu))
 
     return compiled
 
 
 def test_a_gpu(library) -> None:
-    assert found.driver(library()) == ("13.2", Gpu("Orin", "8.7", 65893580800))
+    assert found.driver(library()) == ("13.2", Gpu("Orin", "8.7", 65893580800, True))
 
 
 def test_a_driver_that_finds_no_gpu(library) -> None:
@@ -56,7 +36,7 @@ def test_a_driver_that_finds_no_gpu(library) -> None:
 def test_no_driver_or_something_else_under_its_name(library, tmp_path: Path) -> None:
     assert found.driver(str(tmp_path / "libcuda.so.1")) == (None, None)
     assert found.driver(library(source="int other(void) { return 0; }")) == (None, None)
-    failing = DRIVER.replace("*version = VERSION; return 0;", "return 3;")
+    failing = driver.DRIVER.replace("*version = VERSION; return 0;", "return 3;")
     assert found.driver(library(source=failing)) == (None, None)
 
 

@@ -1,150 +1,269 @@
-"""Engines of TensorRT for RTX, really built here; and what becomes of a builder that refuses, hangs or dies."""
+"""The engine of TensorRT on its double: the same answers as the bundle's graph, and as the checkpoint's own model."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
-from math import prod
+import gc
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import onnx
+import numpy as np
 import pytest
-import tensorrt_rtx
-from onnx import inliner
 
-from ernie_export.engine import tensorrt
-from ernie_export.engine.tensorrt_job import REFUSED
-from ernie_export.errors import WorkError
-from ernie_export.graph import tensorrt_rtx as rtx
-from ernie_export.graph import write
-from ernie_export.graph.lower import fold_constants, name_apart
-from ernie_export.progress import Silent
+from ernie_export.engine import weight_map
+from ernie_export.engine.info import EngineInfo
+from ernie_export.engine.interface import Engine
+from ernie_export.engine.open import open_engine, open_graph
+from ernie_export.errors import UserError, WorkError
+from ernie_export.generate.generator import generate
+from ernie_export.generate.sampling import Sampling
+from ernie_export.validate.asking import tried
+from ernie_export.validate.gates import evaluate
+from ernie_export.validate.selfcheck import SelfCheck
+from tests.conftest import BuiltBundle
+from tests.doubles import making
 
-EXPERTS = """
-<ir_version: 10, opset_import: ["": 24, "ernie": 1]>
-layer (float[batch,1,256] x, int64[batch,1,4] indices, float[batch,1,4] scores,
-    uint8[16,256,128] gate_up, float16[16,256,2] gate_up_scales,
-    uint8[16,256,64] down, float16[16,256,1] down_scales) => (float[batch,1,256] y) {
-    y = ernie.MoEExperts <num_experts: int = 16, k: int = 4, bits: int = 4, block_size: int = 128>
-        (x, indices, scores, gate_up, gate_up_scales, down, down_scales)
-}
-"""
-#: A graph that TensorRT for RTX parses: one input, one node.
-SMALL = (
-    '<ir_version: 10, opset_import: ["": 24]> g (float[batch,4] x) => (float[batch,4] y) { y = Sigmoid (x) }'
-)
+PROMPT = [5, 99, 731, 18, 440, 1203, 77, 12]
 
 
-def experts() -> onnx.ModelProto:
-    """The experts of a layer in decode, weights as INT8 inputs."""
-    model = onnx.parser.parse_model(EXPERTS)
-    model.functions.extend(write.functions(model, rtx.bodies("decode"), rtx.OPSETS))
-    model = inliner.inline_local_functions(model)
-    for value in model.graph.input:
-        if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
-            value.type.tensor_type.elem_type = onnx.TensorProto.INT8
-    model = fold_constants(model)
-    name_apart(model)
-    return model
+@pytest.fixture(scope="module")
+def made(bundle: BuiltBundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A bundle with engines, and the folder of the double's graphs."""
+    base = tmp_path_factory.mktemp("tensorrt")
+    with pytest.MonkeyPatch.context() as patch:
+        making.take_its_place(patch, base / "graphs")
+        return making.built(bundle("int4"), base / "bundle", base / "graphs"), base / "graphs"
 
 
-def build(model: onnx.ModelProto, folder: Path, **more: object) -> tuple[bytes, str]:
-    engine, layers = folder / "e", folder / "l"
-    sms = more.pop("sms", ["8.9"])
-    with Silent().step("") as step:
-        tensorrt.build(model, engine, layers, "tensorrt_rtx", sms, step, **more)  # type: ignore[arg-type]
-    return engine.read_bytes(), layers.read_text()
+@pytest.fixture
+def folder(made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    making.take_its_place(monkeypatch, made[1])
+    yield made[0]
 
 
-def test_decode_reads_the_chosen_experts_bytes_in_two_kernels(tmp_path: Path) -> None:
-    engine, layers = build(experts(), tmp_path)
-    lines = layers.splitlines()
-    readers = [line for line in lines if "Name: gate_up," in line or "Name: down," in line]
-    assert len(readers) == 2
-    # Gather, unpacking, product and sum are one kernel: it writes no weights, only k rows of the MLP.
-    for line in readers:
-        assert "LayerType: kgen" in line and "Gath" in line.partition(",")[0]
-    written = [
-        prod(map(int, sizes.split(",")))
-        for line in lines
-        for sizes in re.findall(r"Dimensions: \[([0-9,]+)\]", line.partition("Outputs: ")[2])
+@pytest.fixture
+def cuda(folder: Path) -> ModuleType:
+    """With no calls and no graphs of earlier tests."""
+    from cuda.bindings import runtime  # type: ignore[import-not-found]
+
+    gc.collect()
+    for noted in (runtime.calls, runtime.graphs):
+        noted.clear()
+    assert not runtime.memory and not runtime.registered
+    return runtime
+
+
+def test_it_answers_as_the_checkpoints_own_model(folder: Path) -> None:
+    check = SelfCheck.read(folder)
+    seen = tried(check, lambda probes: open_engine(folder, probes))
+    bounds = {name: bound for name, bound in check.about.bounds.items() if name in seen.metrics}
+    assert {"routing.agreement", "logits.kl_mean", "logits.same_top1"} <= bounds.keys()
+    assert [result.message for result in evaluate(seen.metrics, bounds) if not result.passed] == []
+
+
+def off(one: Any, other: Any) -> float:
+    """Logits of two engines that round otherwise: about 0.015, more where a router chose otherwise."""
+    assert one.shape == other.shape
+    return float(np.sqrt(((one - other) ** 2).mean()) / other.std())
+
+
+def test_it_does_what_the_graph_does(folder: Path) -> None:
+    """Prefill in pieces, a batch of rows unlike in length, idle rows, continuation, and what was forgotten."""
+    sessions = [opener(folder).start(2, 400) for opener in (open_engine, open_graph)]
+    random = np.random.default_rng(1)
+    long = random.integers(3, 1536, 300).tolist()
+    seen = []
+
+    def feed(rows: list[list[int]], **more: Any) -> None:
+        one, other = (session.feed(rows, **more) for session in sessions)
+        for mine, its in zip(one.logits, other.logits, strict=True):
+            seen.append(off(mine, its) if mine.size or its.size else 0.0)
+        assert sessions[0].lengths == sessions[1].lengths
+
+    feed([PROMPT, long])
+    feed([[4], [9]])
+    feed([[5], []])
+    feed([[6], [7]])
+    feed([[], PROMPT], all_logits=True)
+    for session in sessions:
+        session.truncate(1, 20)
+    feed([[8], [3]])
+    feed([[8, 9, 10], [3]])
+    assert max(seen) < 0.25 and np.median(seen) < 0.03, seen
+
+
+def test_it_generates_what_the_graph_does(folder: Path) -> None:
+    made = [
+        generate(opener(folder), [PROMPT, PROMPT[:3]], 4, Sampling(), frozenset())
+        for opener in (open_engine, open_graph)
     ]
-    assert max(written) <= 4 * 256
-    assert hashlib.sha256(engine).digest() == hashlib.sha256(build(experts(), tmp_path)[0]).digest()
+    for mine, its in zip(*made, strict=True):
+        assert mine.token_ids[:3] == its.token_ids[:3]
 
 
-def test_one_engine_for_four_compute_capabilities(tmp_path: Path) -> None:
-    one, _ = build(onnx.parser.parse_model(SMALL), tmp_path)
-    four, _ = build(onnx.parser.parse_model(SMALL), tmp_path, sms=["7.5", "8.6", "8.9", "12.0"])
-    assert len(four) > len(one)
+def test_decode_is_captured_once_and_launched_from_then_on(folder: Path, cuda: ModuleType) -> None:
+    session = open_engine(folder).start(1, 64)
+    session.feed([PROMPT])
+    assert not cuda.graphs
+    first = session.feed([[9]])
+    assert len(cuda.graphs) == 1 and "cudaGraphLaunch" not in cuda.calls
+    launched = cuda.calls["launch"]
+    for _ in range(5):
+        session.truncate(0, len(PROMPT))
+        again = session.feed([[9]])
+    assert cuda.calls["cudaGraphLaunch"] == 5 and cuda.calls["launch"] == launched
+    assert np.array_equal(first.logits[0], again.logits[0])
+    # More logits than there was room for: another buffer, so another graph.
+    session.feed([[1] * 20], all_logits=True)
+    for _ in range(2):
+        session.truncate(0, len(PROMPT))
+        again = session.feed([[9]])
+        assert np.array_equal(first.logits[0], again.logits[0])
+    assert len(cuda.graphs) == 2
 
 
-def test_the_profile_is_of_rows_and_of_tokens() -> None:
-    text = SMALL.replace("float[batch,4] x", "float[batch,sequence,4] x, float[7] z")
-    assert tensorrt.profile_of(onnx.parser.parse_model(text), 3) == {
-        "x": ([1, 1, 4], [3, 128, 4], [3, 512, 4])
-    }
-
-
-@pytest.mark.parametrize(
-    ("model", "sms", "why"),
-    [
-        (SMALL, ["8.7"], "tensorrt_rtx 1.7.1.116 builds nothing for compute capability 8.7"),
-        (SMALL.replace("Sigmoid (x)", "Nothing (x)"), ["8.9"], "Nothing"),
-        (
-            SMALL.replace("y = Sigmoid (x)", "y = Attention <q_num_heads: int = 1, kv_num_heads: int = 1> (x, x, x)")
-            .replace("[batch,4]", "[batch,2,4]"),
-            ["8.9"],
-            "tensorrt_rtx builds no engine",
-        ),
-    ],
-)  # fmt: skip
-def test_what_is_refused(tmp_path: Path, model: str, sms: list[str], why: str) -> None:
-    with pytest.raises(WorkError) as caught:
-        build(onnx.parser.parse_model(model), tmp_path, sms=sms)
-    assert why in str(caught.value) and "Traceback" not in str(caught.value)
-    assert not (tmp_path / "e").exists()
-
-
-def test_a_dropped_input_ends_the_build(tmp_path: Path) -> None:
-    """RTX drops nonpad_kv_seqlen and only warns: an engine of that would attend to what is not there."""
-    text = """<ir_version: 11, opset_import: ["": 24]>
-    g (float16[1,2,4,8] q, float16[1,2,16,8] k, float16[1,2,16,8] v, int64[1] n) => (float16[1,2,4,8] y) {
-        y = Attention (q, k, v, , , , n)
-    }"""
-    with pytest.raises(WorkError, match=r"(?i)unused input"):
-        build(onnx.parser.parse_model(text), tmp_path)
-
-
-@pytest.mark.parametrize("message", ["Unused Input: n", "falling back to FP32", "Fallback to another"])
-def test_warnings_that_end_a_build(message: str) -> None:
-    assert REFUSED.search(message)
-
-
-def test_a_builder_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    with pytest.raises(WorkError, match=r"it takes longer than 0 seconds"):
-        build(onnx.parser.parse_model(SMALL), tmp_path, seconds=0.05)
-
-
-def test_a_module_that_is_not_there(tmp_path: Path) -> None:
-    with Silent().step("") as step, pytest.raises(WorkError, match="No module named 'tensorrt_that'"):
-        tensorrt.build(
-            onnx.parser.parse_model(SMALL), tmp_path / "e", tmp_path / "l", "tensorrt_that", [], step
+def test_a_probe_is_what_the_routers_chose(folder: Path) -> None:
+    names = ["layers.1.routing.indices", "layers.3.routing.scores"]
+    rows = [PROMPT, PROMPT[::-1]]
+    for feeds in (rows, [[7], [8]]):
+        shown, wanted = (
+            opener(folder, names).start(2, 64).feed(feeds).probes for opener in (open_engine, open_graph)
         )
+        for mine, its in zip(shown, wanted, strict=True):
+            assert mine[names[0]].shape == (len(feeds[0]), 4) and mine[names[0]].dtype == np.int64
+            same = np.sort(mine[names[0]]) == np.sort(its[names[0]])
+            assert same.mean() > 0.9
+            assert np.abs(mine[names[1]].sum(-1) - 1).max() < 2e-3
 
 
-def test_a_builder_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "dying_module.py").write_text("import os\nos.abort()\n")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
-    with Silent().step("") as step, pytest.raises(WorkError, match="dying_module builds no engine"):
-        tensorrt.build(
-            onnx.parser.parse_model(SMALL), tmp_path / "e", tmp_path / "l", "dying_module", [], step
-        )
-
-
-def test_what_is_used_of_the_module_is_there() -> None:
-    assert tensorrt_rtx.__version__ == "1.7.1.116"
-    assert {"SM75", "SM80", "SM86", "SM89", "SM120", "SM121"} <= set(
-        tensorrt_rtx.ComputeCapability.__members__
+def test_weights_are_read_where_they_are_mapped_if_memory_is_shared(
+    folder: Path, cuda: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = open_engine(folder).start(1, 16).feed([PROMPT]).logits[0]
+    monkeypatch.setenv("CUDA_DOUBLE_INTEGRATED", "1")
+    engine = open_engine(folder)
+    assert sum(cuda.registered.values()) == sum(
+        path.stat().st_size for path in (folder / "weights").iterdir()
     )
+    assert np.array_equal(engine.start(1, 16).feed([PROMPT]).logits[0], copied)
+    monkeypatch.setattr(cuda, "cudaHostRegister", lambda ptr, size, flags: (cuda.cudaError_t(1),))
+    assert np.array_equal(open_engine(folder).start(1, 16).feed([PROMPT]).logits[0], copied)
+    del engine
+    assert not cuda.registered
+
+
+def test_memory_goes_back_with_the_session(folder: Path, cuda: ModuleType) -> None:
+    engine = open_engine(folder)
+    before = len(cuda.memory)
+    session = engine.start(2, 64)
+    session.feed([PROMPT, [1]])
+    assert len(cuda.memory) > before
+    del session
+    assert len(cuda.memory) == before
+
+
+def test_what_is_asked_of_the_wrong_engine(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"does not show layers.0.output. Ask the bundle's graph"):
+        open_engine(folder, ["layers.0.output"])
+    with pytest.raises(UserError, match=r"computes every value itself, norm.output cannot be given"):
+        open_engine(folder, (), ["norm.output"])
+    engine: Engine = open_engine(folder)
+    with pytest.raises(UserError, match="3 rows at once were asked for, the engine takes at most 2"):
+        engine.start(3, 16)
+    with pytest.raises(UserError, match="at most 512"):
+        engine.start(1, 513)
+
+
+def test_too_little_memory_of_the_device(
+    folder: Path, cuda: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "LIMIT", 1 << 20)
+    with pytest.raises(WorkError, match=r"CUDA fails at cudaMalloc: out of memory"):
+        open_engine(folder)
+
+
+def test_without_cuda_python(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorrt  # type: ignore[import-not-found]  # noqa: F401
+
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    with pytest.raises(UserError, match=r"CUDA Python does not load here .* pip install cuda-bindings"):
+        open_engine(folder)
+
+
+def edited(folder: Path, name: str, old: str, new: str) -> None:
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new))
+
+
+def without_digests(folder: Path) -> None:
+    """What speaks against the engine is found when it is opened, not before."""
+    info = EngineInfo.read(folder)
+    assert info.requires and info.requires.engine and info.requires.prefill
+    from ernie_export.digest import sha256_of
+
+    changed = {
+        kind: binary.model_copy(update={"sha256": sha256_of(folder / binary.path)})
+        for kind, binary in (("engine", info.requires.engine), ("prefill", info.requires.prefill))
+    }
+    requires = info.requires.model_copy(update=changed)
+    (folder / EngineInfo.FILE).write_bytes(info.model_copy(update={"requires": requires}).to_bytes())
+
+
+DAMAGE = {
+    "a weight of another size": (
+        lambda folder: edited(
+            folder, weight_map.FILE, '"norm.weight": [', '"norm.weight": ["weights/head.bin", 0, 4], "x": ['
+        ),
+        "bytes of norm.weight, the bundle .* has 4 bytes of it",
+    ),
+    "a weight that is not there": (
+        lambda folder: edited(folder, weight_map.FILE, '"norm.weight"', '"another"'),
+        "bytes of norm.weight, the bundle .* has none of that name",
+    ),
+    "a weight outside": (
+        lambda folder: edited(folder, weight_map.FILE, "weights/rope.bin", "../rope.bin"),
+        "rope.cos lies outside the bundle",
+    ),
+    "a weight behind the end": (
+        lambda folder: (folder / "weights/rope.bin").write_bytes(b""),
+        "does not lie in weights/rope.bin",
+    ),
+    "no weight file": (lambda folder: (folder / "weights/rope.bin").unlink(), "No such file"),
+    "no map of weights": (lambda folder: (folder / weight_map.FILE).unlink(), "weights.json cannot be used"),
+    "a map that is none": (lambda folder: (folder / weight_map.FILE).write_text("[1]"), "it is no table of places"),
+    "another model": (
+        lambda folder: edited(folder, "engine.json", '"num_layers": 6', '"num_layers": 7'),
+        "engine.json says 7 layers, the graph has 6",
+    ),
+    "an engine that is none": (
+        lambda folder: ((folder / "engines/decode.engine").write_bytes(b"x"), without_digests(folder)),
+        r"tensorrt 10.16.0.72 refuses .*decode.engine: the engine is damaged, or of another version",
+    ),
+    "a byte of an engine": (
+        lambda folder: (folder / "engines/prefill.engine").write_bytes(b"x"),
+        r"The engine for prompts .* is not the one that was built",
+    ),
+    "plugins that are none": (
+        lambda folder: (folder / "plugins/libernie_plugins.so").write_bytes(b"x"),
+        r"The plugin library .* is not the one that was built",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage(folder: Path, tmp_path: Path, kind: str) -> None:
+    damage, words = DAMAGE[kind]
+    copy = Path(shutil.copytree(folder, tmp_path / "bundle"))
+    damage(copy)
+    with pytest.raises((UserError, WorkError), match=words):
+        open_engine(copy)
+
+
+def test_times_of_kernels_are_kept_and_layers_inspected(made: tuple[Path, Path]) -> None:
+    folder = made[0]
+    assert (folder / "timing.cache").read_bytes() == b"timed;" * 2
+    assert "one of the double's" in (folder / "engines/decode.layers.txt").read_text()

@@ -11,8 +11,10 @@ import onnx
 import onnxruntime
 import pytest
 
+from ernie_export.errors import UserError
 from ernie_export.graph import weights, write
 from ernie_export.graph.lower import Lowered, lower
+from tests.doubles import prepare
 
 Exported = Callable[..., Path]
 LENGTH, BATCH = 48, 2
@@ -23,15 +25,15 @@ def loaded(folder: Path) -> onnx.ModelProto:
     return onnx.load(folder / write.FILE, load_external_data=False)
 
 
-def mapped(folder: Path) -> dict[str, np.ndarray]:
-    """Every weight as the engine is given it: a view of its file, packed bytes as INT8."""
+def mapped(folder: Path, packed: type = np.int8) -> dict[str, np.ndarray]:
+    """Every weight as the engine is given it: a view of its file, packed bytes as INT8, or INT32 of four."""
     found = {}
     for file in weights.read_layout(folder / write.FILE):
         data = np.memmap(folder / file.path, np.uint8, "r")
         for stored in file.tensors:
             view = data[stored.offset : stored.offset + stored.nbytes]
-            dtype = np.int8 if stored.dtype == np.uint8 else stored.dtype
-            found[stored.name] = view.view(dtype).reshape(stored.shape)
+            dtype = np.dtype(packed if stored.dtype == np.uint8 else stored.dtype)
+            found[stored.name] = view.view(dtype).reshape((*stored.shape[:-1], -1))
     return found
 
 
@@ -52,6 +54,8 @@ def run(
         **more,
     }
     for value in session.get_inputs():
+        if value.name == "kept":
+            feed["kept"] = np.arange(new)
         if value.name.startswith(CACHES):
             _, heads, _, width = value.shape
             dtype = np.float16 if value.type == "tensor(float16)" else np.float32
@@ -106,7 +110,78 @@ def test_interface(exported: Exported, phase: Any, batch: int) -> None:
     assert inputs["past_key_values.2.key"].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
     assert inputs["layers.1.experts.gate_up"].type.tensor_type.elem_type == onnx.TensorProto.INT8
     assert {weight.name for weight in model.graph.initializer} <= set(inputs)
-    assert sizes(lowered.graph.output[0]) == [rows, new, 1536]
+    outputs = {value.name: sizes(value) for value in lowered.graph.output}
+    assert outputs["logits"] == [rows, 1 if phase == "decode" else "kept", 1536]
+    assert outputs["layers.3.routing.indices"] == outputs["layers.3.routing.scores"] == [rows, new, 4]
+
+
+#: What the ONNX parsers of TensorRT 10.0 and later list, of opset 20.
+KNOWN = {
+    "Add", "Cast", "Concat", "Div", "Floor", "Gather", "Less", "Mod", "Mul", "ReduceMean", "ReduceSum", "Reshape",
+    "Shape", "Sigmoid", "Sqrt", "Sub", "Unsqueeze", "Where",
+}  # fmt: skip
+PLUGINS = {"MoERouting", "MoEExperts", "QuantizedLinear", "CachedAttention"}
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_for_tensorrt_every_operator_of_ours_is_a_plugin(exported: Exported, phase: Any) -> None:
+    lowered = lower(loaded(exported("int4", "tensorrt")), Lowered(phase, LENGTH, 1, plugins=True))
+    assert {opset.domain: opset.version for opset in lowered.opset_import} == {"": 20, "ernie": 1}
+    assert not lowered.functions
+    ours = [node for node in lowered.graph.node if node.domain == "ernie"]
+    assert {node.op_type for node in ours} == PLUGINS and len(ours) == 43 + 6 + 5 + 5
+    for node in ours:
+        said = {attribute.name: attribute.s for attribute in node.attribute if attribute.s}
+        assert said == {"plugin_namespace": b"ernie", "plugin_version": b"1"}
+        assert all(node.input)
+    assert {node.op_type for node in lowered.graph.node if not node.domain} <= KNOWN
+    for node in lowered.graph.node:  # what opset 20 has of these, is what it was written for
+        if not node.domain:
+            onnx.defs.get_schema(node.op_type, 20, "")
+    inputs = {value.name: value.type.tensor_type for value in lowered.graph.input}
+    packed = inputs["layers.1.experts.gate_up"]
+    assert packed.elem_type == onnx.TensorProto.INT32
+    assert [size.dim_value for size in packed.shape.dim][-1] == 256 // 8
+    assert inputs["past_key_values.2.key"].shape.dim[2].dim_param == "cache"
+    assert inputs["attention_mask"].shape.dim[1].dim_param == "cache"
+
+
+def test_plugins_pass_fp16_to_each_other(exported: Exported) -> None:
+    lowered = lower(loaded(exported("int4", "tensorrt")), Lowered("decode", LENGTH, 1, plugins=True))
+    made = {name: node for node in lowered.graph.node for name in node.output}
+    (attention,) = (node for node in lowered.graph.node if "present.3.key" in node.output)
+    assert [made[name].op_type for name in attention.input[:3]] == ["QuantizedLinear"] * 3
+    (projection,) = (node for node in lowered.graph.node if attention.output[0] in node.input)
+    assert projection.op_type == "QuantizedLinear"
+
+
+@pytest.mark.parametrize("recipe", ["int4", "fp16"])
+def test_with_plugins_it_computes_what_the_bundles_graph_does(exported: Exported, recipe: str) -> None:
+    folder = exported(recipe, "tensorrt")
+    model, bound = loaded(folder), mapped(folder, np.int32)
+    ids = np.random.default_rng(3).integers(3, 1536, (1, 24))
+    phases: list[Any] = ["prefill", "decode"]
+    prefill, decode = (
+        onnx.load_model_from_string(
+            prepare.runnable(lower(model, Lowered(phase, LENGTH, 1, plugins=True)).SerializeToString(), phase)
+        )
+        for phase in phases
+    )
+    lowered, whole = run(prefill, ids, None, **bound), run(folder / write.FILE, ids, None)
+    assert off(lowered["logits"], whole["logits"]) < 2e-2
+    lowered, whole = (
+        run(graph, ids[:, :1], before, start=24, **more)
+        for graph, before, more in ((decode, lowered, bound), (folder / write.FILE, whole, {}))
+    )
+    assert off(lowered["logits"], whole["logits"]) < 2e-2
+
+
+def test_weights_that_the_plugins_do_not_read(exported: Exported) -> None:
+    model = loaded(exported("int4", "tensorrt"))
+    node = next(node for node in model.graph.node if node.op_type == "MoEExperts")
+    next(attribute for attribute in node.attribute if attribute.name == "bits").i = 2
+    with pytest.raises(UserError, match=r"The plugins for TensorRT read no weights of 2 bits"):
+        lower(model, Lowered("decode", LENGTH, plugins=True))
 
 
 def test_decode_gathers_the_chosen_experts_bytes(exported: Exported) -> None:

@@ -1,0 +1,134 @@
+"""Engines of TensorRT and of TensorRT for RTX, built from a lowered graph in a process of their own.
+
+`ernie_export/graph/lower.py` makes the graphs.  Where a kit is built there is no ONNX: the graph is bytes here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ernie_export.engine.tensorrt_job import Job, Result, Shapes
+from ernie_export.errors import WorkError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ernie_export.progress import Step
+
+SECONDS = 1800
+MEMORY = 16 << 30
+WORKSPACE = 4 << 30
+#: Tokens of a prompt in one run, and those that its kernels are chosen for.
+PIECE, USUAL = 512, 128
+
+
+def build(
+    graph: bytes,
+    profile: dict[str, Shapes],
+    engine: Path,
+    layers: Path,
+    module: str,
+    step: Step,
+    *,
+    compute_capabilities: Iterable[str] = (),
+    plugins: Path | None = None,
+    timing_cache: Path | None = None,
+    workspace: int = WORKSPACE,
+    seconds: float = SECONDS,
+    memory: int | None = MEMORY,
+) -> Result:
+    """Write the engine of a graph of `graph/lower.py`, and the list of its layers.
+
+    Raises:
+        WorkError: TensorRT is not there, refuses the graph, drops a part of it, crashes, or takes longer or
+            more memory than it may.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".onnx", dir=engine.parent) as file:
+        file.write(graph)
+        file.flush()
+        job = Job(
+            module=module, graph=file.name, engine=str(engine), layers=str(layers), profile=profile,
+            workspace=workspace, compute_capabilities=list(compute_capabilities),
+            plugins=str(plugins) if plugins else None,
+            timing_cache=str(timing_cache) if timing_cache else None, memory=memory,
+        )  # fmt: skip
+        return _run(job, step, seconds)
+
+
+def profile_of(graph: onnx.ModelProto, batch: int, context: int) -> dict[str, Shapes]:
+    """Least, usual and largest shape of every input with a free size: rows, tokens and logits of a prompt, cache."""
+    piece = min(PIECE, context)
+    bounds = {
+        "batch": (1, batch, batch),
+        "sequence": (1, min(USUAL, context), piece),
+        "kept": (1, 1, piece),
+        "cache": (1, context, context),
+    }
+    result = {}
+    for value in graph.graph.input:
+        sizes = value.type.tensor_type.shape.dim
+        if any(size.dim_param for size in sizes):
+            least, usual, largest = (
+                [bounds[size.dim_param][at] if size.dim_param else size.dim_value for size in sizes]
+                for at in range(3)
+            )
+            result[value.name] = (least, usual, largest)
+    return result
+
+
+def _run(job: Job, step: Step, seconds: float) -> Result:
+    command = [sys.executable, "-m", "ernie_export.engine.tensorrt_job"]
+    with (
+        tempfile.TemporaryFile("w+") as complaints,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True
+        ) as process,
+    ):
+        assert process.stdin and process.stdout
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.start()
+        said: dict[str, Any] = {}
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(asdict(job)))
+                process.stdin.close()
+            for line in process.stdout:
+                with contextlib.suppress(ValueError):
+                    said = json.loads(line)
+                    if "step" in said:
+                        step.advance()
+            process.wait()
+        finally:
+            timer.cancel()
+            process.kill()
+            process.wait()
+        complaints.seek(0)
+        lines = [line.strip() for line in complaints if line.strip()]
+    if "result" in said:
+        return Result(**said["result"])
+    if late.is_set():
+        why = f"it takes longer than {seconds:.0f} seconds"
+    elif process.returncode == -signal.SIGKILL:
+        why = "out of memory: the system ended its process"
+    else:
+        why = said.get("error") or (lines[-1] if lines else f"its process ended with {process.returncode}")
+    raise WorkError(
+        f"{job.module} builds no engine of this graph: {why}",
+        "Install what the target's stack names (`ernie-export targets`), or use a recipe with a smaller context.",
+    )
