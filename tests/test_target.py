@@ -27,6 +27,12 @@ ROWS = {
 }
 KITS = {"arm64": "aarch64", "x86-64": "x86_64"}
 """What kits are built for through ONNX Runtime, and the architecture of the CPU."""
+JETSONS = (
+    "jetson-orin-nx-16gb", "jetson-agx-orin-32gb", "jetson-agx-orin-64gb", "jetson-thor-t4000", "jetson-thor-t5000",
+)  # fmt: skip
+SERVERS = ("l4", "a10", "l40s", "a100-80gb", "h100", "h200", "b200")
+GPU_KITS = dict.fromkeys(JETSONS, "aarch64") | dict.fromkeys(SERVERS, "x86_64")
+"""The same through TensorRT."""
 
 
 def test_every_row_of_the_table_is_found_by_its_name() -> None:
@@ -57,16 +63,17 @@ def test_what_a_cpu_has_is_measured_and_not_told(name: str) -> None:
 
 def test_what_is_built_and_where() -> None:
     built = ["cpu", "rtx-4090", "rtx-5090", "rtx-pro-6000"]
-    for name in (*built, *KITS):
+    for name in (*built, *KITS, *GPU_KITS):
         Target.find(name).must_not_be_planned()
     assert [target.name for target in Target.all() if target.is_built_here] == built
-    assert {target.name: target.architecture for target in Target.all() if target.is_kit} == KITS
+    assert {target.name: target.architecture for target in Target.all() if target.is_kit} == KITS | GPU_KITS
     with pytest.raises(UserError) as caught:
-        Target.find("h100").must_not_be_planned()
+        Target.find("gb10").must_not_be_planned()
     assert str(caught.value) == (
-        "The target h100 is planned: nothing can be built for it yet. "
-        "`ernie-export plan --target h100` tells what would fit; "
-        "cpu, arm64, x86-64, rtx-4090, rtx-5090, rtx-pro-6000 can be built."
+        "The target gb10 is planned: nothing can be built for it yet. "
+        "`ernie-export plan --target gb10` tells what would fit; "
+        "cpu, arm64, x86-64, jetson-orin-nx-16gb, jetson-agx-orin-32gb, jetson-agx-orin-64gb, jetson-thor-t4000, "
+        "jetson-thor-t5000, l4, a10, l40s, rtx-4090, rtx-5090, rtx-pro-6000, a100-80gb, h100, h200, b200 can be built."
     )
 
 

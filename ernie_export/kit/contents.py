@@ -123,7 +123,7 @@ def as_info(content: Mapping[str, Any]) -> EngineInfo:
     requires = content.get("requires") or {}
     binaries = {
         name: SimpleNamespace(**requires[name]) if requires.get(name) else None
-        for name in ("engine", "plugin")
+        for name in ("engine", "prefill", "plugin")
     }
     needs = SimpleNamespace(**{**requires, **binaries})
     return cast("EngineInfo", SimpleNamespace(**{**content, "requires": needs}))

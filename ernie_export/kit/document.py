@@ -47,3 +47,5 @@ class KitPlan(Document):
     decode: Annotated[list[Decoded], Field(min_length=1)]
     tokens: Tokens
     """That are decoded at each context."""
+    bandwidth: Annotated[float, Field(gt=0)] | None = None
+    """Of the memory that the engine reads, at its peak, in bytes a second; None: measured on the device."""

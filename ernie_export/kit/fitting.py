@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ernie_export.engine import found
+from ernie_export.engine import cuda, found
 from ernie_export.engine.compatibility import mismatches
+from ernie_export.engine.tensorrt_variants import VARIANTS
 from ernie_export.errors import UserError, WorkError
 from ernie_export.plan import machine
 from ernie_export.readable import size
@@ -40,7 +41,13 @@ def require_fit(contents: Contents, output: Path, context: int) -> Found:
     here = found.find(requires.module)
     for mismatch in mismatches(contents.folder, requires, here):
         raise mismatch
-    needed, free = needs(contents, context), machine.memory()[1]
+    problem = found.version_of(cuda.PACKAGE)[1] if requires.module in VARIANTS else ""
+    if problem:
+        raise UserError(
+            f"{contents.folder} needs CUDA Python, which does not load here ({problem})", cuda.INSTALL
+        )
+    needed = needs(contents, context)
+    free = here.gpu.memory if here.gpu and not here.gpu.shares_memory else machine.memory()[1]
     if needed > free:
         raise WorkError(
             f"The engine needs {size(needed)} of memory with {context:,} tokens of context, and {size(free)} are free",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ernie_export.engine.onnxruntime import OnnxRuntimeEngine
+from ernie_export.kit.runtimes import Made
 
 if TYPE_CHECKING:
     from ernie_export.kit.contents import Contents
@@ -19,9 +20,9 @@ AS_IT_SHIPS, SHOWING_ROUTERS = "kit/as-it-ships.onnx", "kit/showing-routers.onnx
 
 
 class OnnxRuntime:
-    def build(self, contents: Contents, work: Path, threads: int | None) -> dict[str, Any]:
+    def build(self, contents: Contents, work: Path, threads: int | None) -> Made:
         self.open(contents, work, (), threads)
-        return {}
+        return Made({})
 
     def open(
         self, contents: Contents, work: Path, probes: Sequence[str], threads: int | None

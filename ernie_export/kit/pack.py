@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,15 @@ from typing import TYPE_CHECKING
 
 import ernie_export
 from ernie_export.bench import bench
+from ernie_export.engine import plugin_library
 from ernie_export.engine.opened_graph import opened_graph
+from ernie_export.engine.tensorrt import PHASES
+from ernie_export.engine.tensorrt_build import profile_of
+from ernie_export.graph.lower import Lowered, lower
 from ernie_export.kit.contents import PROGRAM
 from ernie_export.kit.document import Decoded, KitPlan, Room
 from ernie_export.kit.onnxruntime import AS_IT_SHIPS, SHOWING_ROUTERS
+from ernie_export.kit.tensorrt import graph_path, profile_path
 from ernie_export.plan.plan import peak_memory
 from ernie_export.plan.setting import Setting
 from ernie_export.plan.traffic import traffic
@@ -30,8 +36,9 @@ PACKAGE = Path(ernie_export.__file__).parent
 STARTS = ("ernie_export.kit.__main__", "ernie_export.kit.stage")
 SHORTEST = 512
 """The least context, in tokens, that memory is planned for."""
-DOCUMENTS = 32 << 20
-"""Bytes that a build writes beside an engine, generously."""
+DOCUMENTS, ENGINES = 32 << 20, 256 << 20
+"""Bytes that a build writes beside engines, and as engines of TensorRT, whose weights stay where they are;
+generously."""
 SHEBANG = b"#!/usr/bin/env python3\n"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -41,9 +48,27 @@ def files(
 ) -> Iterator[tuple[str, bytes]]:
     """What is added to the bundle in `folder`: name and content. The same bundle gives the same bytes."""
     yield KitPlan.FILE, plan(info, config, recipe, target).render()
-    for name, probes in ((AS_IT_SHIPS, []), (SHOWING_ROUTERS, probe_names(info.moe_layers))):
-        yield name, opened_graph(folder / info.graph, probes).SerializeToString(deterministic=True)
+    if target.runtime == "tensorrt":
+        assert info.requires and info.requires.plugin
+        yield info.requires.plugin.path, plugin_library.of(target)[0].read_bytes()
+        yield from _lowered(folder, info, recipe)
+    else:
+        for name, probes in ((AS_IT_SHIPS, []), (SHOWING_ROUTERS, probe_names(info.moe_layers))):
+            yield name, opened_graph(folder / info.graph, probes).SerializeToString(deterministic=True)
     yield PROGRAM, program()
+
+
+def _lowered(folder: Path, info: EngineInfo, recipe: Recipe) -> Iterator[tuple[str, bytes]]:
+    """The graph of each phase as TensorRT's parser takes it, and the profile that its engine is built for."""
+    import onnx
+
+    model = onnx.load(folder / info.graph, load_external_data=False)
+    for phase in PHASES:
+        form = Lowered(phase, info.max_context, recipe.batch if phase == "decode" else 1, plugins=True)
+        graph = lower(model, form)
+        profile = profile_of(graph, form.batch, form.cache_length)
+        yield graph_path(phase), graph.SerializeToString(deterministic=True)
+        yield profile_path(phase), (json.dumps(profile, indent=1) + "\n").encode()
 
 
 def plan(info: EngineInfo, config: ErnieConfig, recipe: Recipe, target: Target) -> KitPlan:
@@ -61,10 +86,11 @@ def plan(info: EngineInfo, config: ErnieConfig, recipe: Recipe, target: Target) 
             Room(context=context, bytes=peak_memory(config, target, recipe, context))
             for context in (*contexts, most)
         ],
-        disk=DOCUMENTS,
+        disk=DOCUMENTS + (ENGINES if target.runtime == "tensorrt" else 0),
         prefill=bench.lengths(None, bench.PREFILL, most),
         decode=[Decoded(context=context, bytes=reads(context)) for context in decoded],
         tokens=bench.TOKENS,
+        bandwidth=target.bandwidth.gb_per_s * 1e9 if target.bandwidth else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,9 +14,19 @@ if TYPE_CHECKING:
     from ernie_export.kit.contents import Contents
 
 
+@dataclass(frozen=True)
+class Made:
+    """An engine that was built."""
+
+    requires: dict[str, Any]
+    """What engine.json says of it from now on, beside what the kit's says."""
+    peak_bytes: int = 0
+    """Memory that processes of its own took at most."""
+
+
 class Runtime(Protocol):
-    def build(self, contents: Contents, work: Path, threads: int | None) -> dict[str, Any]:
-        """Build the engine from the kit, its files into the folder `work`; what `requires` says of it from now on.
+    def build(self, contents: Contents, work: Path, threads: int | None) -> Made:
+        """Build the engine from the kit, its files into the folder `work`.
 
         Raises:
             WorkError: the runtime refuses the graph, or there is too little memory.
@@ -32,6 +43,10 @@ def runtime_of(name: str) -> Runtime:
         from ernie_export.kit.onnxruntime import OnnxRuntime
 
         return OnnxRuntime()
+    if name == "tensorrt":
+        from ernie_export.kit.tensorrt import TensorRT
+
+        return TensorRT()
     raise UserError(
         f"The kit is for the runtime {name}, which its program does not know", "Build the kit again."
     )

@@ -25,7 +25,7 @@ from ernie_export.kit.runtimes import runtime_of
 from ernie_export.progress import Silent
 
 OUT_OF_MEMORY = re.compile(
-    r"bad.alloc|allocat|out of memory|cannot allocate|not enough memory", re.IGNORECASE
+    r"bad.alloc|allocat|out.?of.?memory|cannot allocate|not enough memory", re.IGNORECASE
 )
 """As runtimes tell it; ONNX Runtime has no exception of its own for it."""
 DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
@@ -38,8 +38,8 @@ def engine(contents: Contents, work: Path, threads: int | None, context: int) ->
     from ernie_export.bench.memory import Highest
 
     with Highest() as highest:
-        requires = runtime_of(contents.info.runtime).build(contents, work, threads)
-    return {"requires": requires, "highest_anonymous": highest.anonymous}
+        made = runtime_of(contents.info.runtime).build(contents, work, threads)
+    return {"requires": made.requires, "highest_anonymous": max(highest.anonymous, made.peak_bytes)}
 
 
 def answers(contents: Contents, work: Path, threads: int | None, context: int) -> Result:
@@ -69,7 +69,8 @@ def speed(contents: Contents, work: Path, threads: int | None, context: int) -> 
     prompts = [length for length in plan["prefill"] if length <= context] or [context]
     decoded = [each for each in plan["decode"] if each["context"] + plan["tokens"] <= context]
     cache = max(*prompts, *(each["context"] + plan["tokens"] for each in decoded), 0)
-    before = machine.bandwidth()
+    known = plan.get("bandwidth")
+    before = known or machine.bandwidth()
     opened = runtime_of(contents.info.runtime).open(contents, work, (), threads)
     session = opened.start(1, cache)
     with Silent().step("") as step:
@@ -77,7 +78,7 @@ def speed(contents: Contents, work: Path, threads: int | None, context: int) -> 
         contexts = [each["context"] for each in decoded]
         decode = measure.decode(opened, session, contexts, plan["tokens"], step) if decoded else []
     memory = held()
-    bandwidth = max((rate for rate in (before, machine.bandwidth()) if rate), default=None)
+    bandwidth = known or max((rate for rate in (before, machine.bandwidth()) if rate), default=None)
     return {
         "threads": threads or len(os.sched_getaffinity(0)),
         "bandwidth": bandwidth,

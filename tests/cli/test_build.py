@@ -98,7 +98,7 @@ def test_a_failed_gate_is_shown_and_exit_1(run, built, form: list[str]) -> None:
     ("arguments", "message"),
     [
         (["--target", "cqu"], "error: No target is named 'cqu'. Did you mean cpu? Known: cpu, "),
-        (["--target", "l4"], "error: The target l4 is planned: nothing can be built for it yet. "),
+        (["--target", "gb10"], "error: The target gb10 is planned: nothing can be built for it yet. "),
         (["--target", "cpu", "--recipe", "int5"], "error: No recipe is named 'int5'. Did you mean"),
     ],
 )

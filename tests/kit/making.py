@@ -13,9 +13,12 @@ from ernie_export.bundle.files import UNLISTED
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.write import seal
 from ernie_export.checkpoint.config import ErnieConfig
+from ernie_export.engine import weight_map
 from ernie_export.engine.info import EngineInfo
+from ernie_export.engine.tensorrt_variants import VARIANTS
+from ernie_export.graph.weights import read_layout
 from ernie_export.kit import pack
-from ernie_export.pipeline import requires_of
+from ernie_export.pipeline import needs_of_gpu, requires_of
 from ernie_export.recipe import Recipe
 from ernie_export.target import Target
 from ernie_export.validate.report import Report
@@ -32,9 +35,14 @@ def packed(bundle: Path, folder: Path, target: str) -> Path:
         (folder / name).unlink(missing_ok=True)
     info = EngineInfo.read(folder)
     requires = requires_of(purpose, manifest.checkpoint.fingerprint, info.max_context)
-    info = info.model_copy(update={"requires": requires})
+    recipe = Recipe.read(folder / "recipe.toml")
+    if purpose.runtime in VARIANTS:
+        requires = requires.model_copy(update=needs_of_gpu(recipe, purpose))
+        (folder / weight_map.FILE).parent.mkdir()
+        (folder / weight_map.FILE).write_bytes(weight_map.rendered(read_layout(folder / info.graph)))
+    info = info.model_copy(update={"requires": requires, "runtime": purpose.runtime})
     (folder / EngineInfo.FILE).write_bytes(info.to_bytes())
-    made = pack.files(folder, info, ErnieConfig.read(folder), Recipe.read(folder / "recipe.toml"), purpose)
+    made = pack.files(folder, info, ErnieConfig.read(folder), recipe, purpose)
     for name, data in list(made):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
@@ -61,9 +69,9 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def run(python: Path, kit: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    """kit.pyz, as a person on the device starts it."""
+def run(python: Path, kit: Path, *words: object, **more: str) -> subprocess.CompletedProcess[str]:
+    """kit.pyz, as a person on the device starts it; `more`: of the environment."""
     command = [str(python), str(kit / "kit.pyz"), *map(str, words)]
     return subprocess.run(
-        command, capture_output=True, text=True, env=environment(), cwd=kit.parent, errors="replace"
+        command, capture_output=True, text=True, env=environment() | more, cwd=kit.parent, errors="replace"
     )

@@ -57,8 +57,8 @@ def test_what_ends_a_stage_is_told(
 def test_a_kit_for_a_runtime_that_the_program_does_not_know(kit: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(kit, tmp_path / "kit"))
     text = (copy / "engine.json").read_text()
-    (copy / "engine.json").write_text(text.replace('"onnxruntime-cpu"', '"tensorrt"'))
-    with pytest.raises(UserError, match="is for the runtime tensorrt, which its program does not know"):
+    (copy / "engine.json").write_text(text.replace('"onnxruntime-cpu"', '"another"'))
+    with pytest.raises(UserError, match="is for the runtime another, which its program does not know"):
         stage.run("engine", Contents(copy), tmp_path, None, 2048)
 
 
