@@ -52,6 +52,7 @@ ANYWHERE = {
     "progress",
     "nearest",
     "atomic",
+    "child",
     "lock",
     "readable",
     "regular_file",

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from ernie_export import regular_file
 from ernie_export.digest import sha256_of
 from ernie_export.engine import found
+from ernie_export.engine.tensorrt_variants import VARIANTS
 from ernie_export.errors import UserError
+from ernie_export.plan import machine
 from ernie_export.versions import is_version, numbers
 
 if TYPE_CHECKING:
@@ -60,6 +62,15 @@ def mismatches(folder: Path, requires: Requires, here: Found) -> Iterator[UserEr
         if binary:
             yield from _binary(folder, binary, what)
     yield from _checkpoint(folder, requires)
+
+
+def free_memory(info: EngineInfo, here: Found | None = None) -> int:
+    """Bytes that an engine can have: all of a GPU's own memory if it runs there, else what the system has free."""
+    if info.requires and info.requires.module in VARIANTS:
+        here = here or found.find(info.requires.module)
+        if here.gpu and not here.gpu.shares_memory:
+            return here.gpu.memory
+    return machine.memory()[1]
 
 
 def require_room(info: EngineInfo, batch: int, length: int) -> None:

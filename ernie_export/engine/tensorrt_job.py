@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ernie_export.child import die_with_parent
 from ernie_export.engine.tensorrt import load_plugins
 from ernie_export.engine.tensorrt_variants import variant_of
 from ernie_export.errors import WorkError
@@ -181,6 +182,7 @@ def tell(**what: Any) -> None:
 
 
 def main() -> None:
+    die_with_parent()
     job = Job(**json.loads(sys.stdin.read()))
     if job.memory:
         resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))

@@ -6,7 +6,6 @@ out of memory takes nothing else along.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ernie_export
+from ernie_export.child import die_with_parent
 from ernie_export.errors import ErnieExportError, UserError, WorkError
 from ernie_export.kit.contents import Contents
 from ernie_export.kit.fitting import less
@@ -28,7 +28,6 @@ OUT_OF_MEMORY = re.compile(
     r"bad.alloc|allocat|out.?of.?memory|cannot allocate|not enough memory", re.IGNORECASE
 )
 """As runtimes tell it; ONNX Runtime has no exception of its own for it."""
-DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 REPEATS = 3
 Result = dict[str, Any]
 
@@ -150,7 +149,7 @@ def _memory(why: str, change: str) -> WorkError:
 
 
 def main(name: str, folder: str, work: str, threads: str, context: str) -> None:
-    ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
     try:
         made = STAGES[name](Contents(Path(folder)), Path(work), int(threads) or None, int(context))

@@ -30,11 +30,11 @@ def compiled(
     no_gpu: int = 0,
     sm: str = "8.7",
     integrated: int = 1,
+    compiler: str = "gcc",
 ) -> Path:
     """libcuda.so.1 in a folder of its own."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("gcc is not here: run `make system-deps`")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not here: run `make system-deps`")
     folder.mkdir(exist_ok=True)
     path = folder / "libcuda.so.1"
     (folder / "driver.c").write_text(source)

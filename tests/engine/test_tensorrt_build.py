@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import subprocess
+import sys
+import time
 from math import prod
 from pathlib import Path
 
@@ -135,11 +138,46 @@ def test_a_module_that_is_not_there(tmp_path: Path) -> None:
         build(onnx.parser.parse_model(SMALL), tmp_path, module="tensorrt")
 
 
-def test_a_builder_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "tensorrt.py").write_text("import os\nos.abort()\n")
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        ("os.abort()", "tensorrt builds no engine"),
+        ("os.kill(os.getpid(), 9)", "out of memory: the system ended"),
+    ],
+)
+def test_a_builder_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, why: str) -> None:
+    (tmp_path / "tensorrt.py").write_text(f"import os\n{end}\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
-    with pytest.raises(WorkError, match="tensorrt builds no engine"):
+    with pytest.raises(WorkError, match=why):
         build(onnx.parser.parse_model(SMALL), tmp_path, module="tensorrt")
+
+
+def test_a_builder_dies_with_who_asked_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing builds on when a kit's program is killed."""
+    pid = tmp_path / "pid"
+    text = f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
+    (tmp_path / "tensorrt.py").write_text(text)
+    code = f"""
+import os, signal, threading, time
+from pathlib import Path
+from ernie_export.engine.tensorrt_build import build
+from ernie_export.progress import Silent
+def end():
+    while not Path({str(pid)!r}).exists() or not Path({str(pid)!r}).read_text():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+threading.Thread(target=end).start()
+with Silent().step("") as step:
+    build(b"", {{}}, Path({str(tmp_path / "e")!r}), Path({str(tmp_path / "l")!r}), "tensorrt", step)
+"""
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    subprocess.run([sys.executable, "-c", code], check=False)
+    state = Path(f"/proc/{pid.read_text()}/stat")
+    for _ in range(500):
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.01)
+    raise AssertionError("the builder still runs")
 
 
 def test_what_is_used_of_the_module_is_there() -> None:

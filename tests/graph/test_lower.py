@@ -14,6 +14,7 @@ import pytest
 from ernie_export.errors import UserError
 from ernie_export.graph import weights, write
 from ernie_export.graph.lower import Lowered, lower
+from ernie_export.graph.operators import SIGNATURES
 from tests.doubles import prepare
 
 Exported = Callable[..., Path]
@@ -134,6 +135,8 @@ def test_for_tensorrt_every_operator_of_ours_is_a_plugin(exported: Exported, pha
         said = {attribute.name: attribute.s for attribute in node.attribute if attribute.s}
         assert said == {"plugin_namespace": b"ernie", "plugin_version": b"1"}
         assert all(node.input)
+        attributes = SIGNATURES[node.op_type][2].replace(":float", "").split()
+        assert [each.name for each in node.attribute if each.name not in said] == attributes
     assert {node.op_type for node in lowered.graph.node if not node.domain} <= KNOWN
     for node in lowered.graph.node:  # what opset 20 has of these, is what it was written for
         if not node.domain:

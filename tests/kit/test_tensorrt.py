@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import NamedTuple, cast
 
 import pytest
 
@@ -15,10 +16,13 @@ from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.verify import verify
 from ernie_export.digest import sha256_of
 from ernie_export.engine import plugin_library
+from ernie_export.engine.compatibility import free_memory
+from ernie_export.engine.found import Found, Gpu
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.tensorrt import PHASES
 from ernie_export.errors import UserError
 from ernie_export.kit.tensorrt import graph_path
+from ernie_export.plan import machine
 from ernie_export.target import Target
 from ernie_export.validate.report import Report
 from tests.conftest import BuiltBundle
@@ -46,23 +50,31 @@ def library(folder: Path, architecture: str = "x86_64", sm: str = "9.0") -> Path
     return folder
 
 
-@pytest.fixture(scope="module")
-def place(bundle: BuiltBundle, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    base = tmp_path_factory.mktemp("kit-tensorrt")
+def placed(bundle: Path, base: Path, target: str, python: Path, compiler: str = "gcc", **more: str) -> Place:
+    """A kit for a target, and a machine that the doubles make one of its kind."""
+    purpose = Target.find(target)
+    assert purpose.sm and purpose.architecture
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugin_library, "FOLDER", library(base / "plugins"))
+        patch.setattr(plugin_library, "FOLDER", library(base / "plugins", purpose.architecture, purpose.sm))
         for name, value in (("PREFILL", (64,)), ("DECODE", (64,)), ("TOKENS", 4)):
             patch.setattr(bench, name, value)
-        kit = making.packed(bundle("int4"), base / "kit", "h100")
+        kit = making.packed(bundle, base / "kit", target)
     for phase in PHASES:
         prepare.prepare((kit / graph_path(phase)).read_bytes(), phase, base / "graphs")
-    found = driver.compiled(base / "driver", sm="9.0", integrated=0)
+    jetson = int(target.startswith("jetson"))
+    found = driver.compiled(base / "driver", sm=purpose.sm, integrated=jetson, compiler=compiler)
     environment = doubles.environment(base / "graphs") | {
         "PYTHONPATH": str(prepare.SITE),
         "LD_LIBRARY_PATH": str(found.parent),
-        "TENSORRT_DOUBLE_VERSION": VERSION,
     }
-    return Place(kit, making.bare(base / "venv", "numpy"), environment)
+    return Place(kit, python, environment | more)
+
+
+@pytest.fixture(scope="module")
+def place(bundle: BuiltBundle, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    base = tmp_path_factory.mktemp("kit-tensorrt")
+    python = making.bare(base / "venv", "numpy")
+    return placed(bundle("int4"), base, "h100", python, TENSORRT_DOUBLE_VERSION=VERSION)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +164,19 @@ def test_too_little_memory_of_the_device_says_what_to_change(place: Place, tmp_p
         "too little memory for the engine (CUDA fails at cudaMalloc: out of memory). Stop what else runs here"
     )
     refused(place, copied(place, tmp_path), words, CUDA_DOUBLE_MEMORY="1000000")
+
+
+def test_memory_is_the_gpus_own_where_it_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def info(module: str) -> EngineInfo:
+        return cast(EngineInfo, SimpleNamespace(requires=SimpleNamespace(module=module)))
+
+    def here(shares: bool) -> Found:
+        return Found("x86_64", VERSION, "", "13.2", Gpu("a GPU", "9.0", 80 << 30, shares), "")
+
+    monkeypatch.setattr(machine, "memory", lambda: (8 << 30, 4 << 30))
+    assert free_memory(info("tensorrt"), here(False)) == 80 << 30
+    assert free_memory(info("tensorrt"), here(True)) == 4 << 30
+    assert free_memory(info("onnxruntime"), here(False)) == 4 << 30
 
 
 def test_a_build_that_was_out_of_memory_goes_on(place: Place, tmp_path: Path) -> None:
