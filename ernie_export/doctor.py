@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ernie_export.checkpoint.fingerprints import cache_folder
 from ernie_export.engine import plugin_library
-from ernie_export.engine.found import driver
+from ernie_export.engine.found import driver, version_of
 from ernie_export.errors import UserError
 from ernie_export.plan import machine
 from ernie_export.target import Target
@@ -136,9 +136,22 @@ def _target(target: Target, packages: list[Package], providers: list[str]) -> Ta
         )
         remedy = f"pip uninstall {' '.join(ONNXRUNTIMES)}, then pip install 'ernie-export[cpu]'"
         can_run = False
-    return TargetState(
-        name=target.name, can_build=not missing, can_run=can_run, missing=missing, remedy=remedy
-    )
+    can_build = not missing
+    if target.runtime != "onnxruntime-cpu":
+        version, problem = version_of(target.runtime)
+        stack = target.ready_stacks[0]
+        if version is None:
+            missing.append(f"{target.runtime}: {problem}")
+            remedy = remedy or stack.install
+        elif not stack.is_that_of(target.runtime, version):
+            missing.append(f"{target.runtime} is {version}, not {' or '.join(stack.versions)}")
+            remedy = remedy or stack.install
+        can_build = not missing
+        _, gpu = driver()
+        if gpu is None or gpu.sm != target.sm:
+            missing.append(f"to run it, a GPU of compute capability {target.sm}")
+        can_run = not missing
+    return TargetState(name=target.name, can_build=can_build, can_run=can_run, missing=missing, remedy=remedy)
 
 
 def _plugins() -> Plugins:

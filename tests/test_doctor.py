@@ -9,6 +9,7 @@ import pytest
 
 from ernie_export import doctor
 from ernie_export.doctor import diagnose
+from ernie_export.engine.found import Gpu
 
 
 @pytest.fixture
@@ -29,8 +30,12 @@ def versions(monkeypatch: pytest.MonkeyPatch):
     return pretend
 
 
+def target(name: str):
+    return next(target for target in diagnose().targets if target.name == name)
+
+
 def cpu():
-    return next(target for target in diagnose().targets if target.name == "cpu")
+    return target("cpu")
 
 
 def test_what_is_needed_is_what_pyproject_asks_for() -> None:
@@ -91,6 +96,32 @@ def test_an_onnxruntime_that_does_not_load(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # importing it raises
     assert cpu().missing == [reason]
     assert not cpu().can_run and "uninstall" in cpu().remedy
+
+
+def test_engines_for_rtx_are_built_anywhere_and_run_on_their_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "driver", lambda: (None, None))
+    lacking = target("rtx-4090")
+    assert lacking.can_build and not lacking.can_run
+    assert lacking.missing == ["to run it, a GPU of compute capability 8.9"] and not lacking.remedy
+    monkeypatch.setattr(doctor, "driver", lambda: ("13.0", Gpu("NVIDIA GeForce RTX 4090", "8.9", 24 << 30)))
+    assert target("rtx-4090").can_run and not target("rtx-5090").can_run
+
+
+@pytest.mark.parametrize(
+    ("version", "problem", "said"),
+    [
+        (None, "it is not installed", "tensorrt_rtx: it is not installed"),
+        ("2.0.0", "", "tensorrt_rtx is 2.0.0, not 1"),
+    ],
+)
+def test_without_its_runtime_nothing_is_built_for_rtx(
+    monkeypatch: pytest.MonkeyPatch, version: str | None, problem: str, said: str
+) -> None:
+    monkeypatch.setattr(doctor, "version_of", lambda module: (version, problem))
+    found = target("rtx-4090")
+    assert not found.can_build and not found.can_run and found.missing[0].startswith(said)
+    assert found.remedy == "pip install tensorrt-rtx-cu13"
+    assert cpu().can_build
 
 
 def test_gpus_are_what_nvidia_smi_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

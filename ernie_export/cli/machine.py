@@ -110,7 +110,7 @@ def _show(found: Diagnosis) -> None:
             target.name,
             coloured("builds" if target.can_build else "cannot build", target.can_build),
             coloured("runs" if target.can_run else "cannot run", target.can_run),
-            target.remedy,
+            target.remedy or "; ".join(target.missing),
         )
         for target in found.targets
     ]
