@@ -35,7 +35,7 @@ class Tried:
     token_ms: float
     """At the median."""
     memory_free: int
-    """Bytes, while the engine was open and warm."""
+    """Bytes, while the engine was open and warm; the weights that it has mapped are none of them."""
     memory: int
     """Bytes that the device has."""
     metrics: dict[str, float]
@@ -86,7 +86,7 @@ def _as_it_ships(
         open_s=opened,
         prefill_ms=1000 * float(np.median(prefills)),
         token_ms=1000 * float(np.median(steps)),
-        memory_free=free,
+        memory_free=max(free - machine.mapped(), 0),
         memory=total,
         metrics=check.metrics(answers),
     )

@@ -14,7 +14,10 @@ from ernie_export.device.install import Offer, install
 from ernie_export.device.place import Place
 from ernie_export.device.trial import try_out
 from ernie_export.distribute.policy import Policy
+from ernie_export.engine.open import open_engine
 from ernie_export.errors import ErnieExportError, UserError, WorkError
+from ernie_export.plan import machine
+from ernie_export.validate.asking import tried
 from ernie_export.validate.selfcheck import SelfCheck
 from tests.conftest import BuiltBundle
 from tests.device.conftest import ANYBODY, resealed
@@ -44,6 +47,14 @@ def test_a_right_engine(bundle: BuiltBundle) -> None:
         tried = try_out(bundle(recipe), ANYBODY)
         assert tried.metrics["logits.same_top1"] > 0.9 and tried.metrics["routing.agreement"] > 0.85
         assert 0 < tried.token_ms < 10_000 and 0 < tried.memory_free < tried.memory
+
+
+def test_mapped_weights_are_not_free(bundle: BuiltBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token reads them: where they have no room, each is read from the disk."""
+    monkeypatch.setattr(machine, "memory", lambda: (1 << 40, 1 << 39))
+    monkeypatch.setattr(machine, "mapped", lambda: 1 << 38)
+    seen = tried(SelfCheck.read(bundle("int4")), lambda probes: open_engine(bundle("int4"), probes))
+    assert (seen.memory, seen.memory_free) == (1 << 40, 1 << 38)
 
 
 @pytest.mark.parametrize("kind", NONSENSE)
