@@ -15,4 +15,6 @@ def test_twenty_devices_at_once_and_a_small_update() -> None:
         assert row["devices"] >= 20 and row["failed"] == []
     assert found["layers"] == 20
     assert sum(file.startswith("weights/") for file in found["files_that_differ"]) == 1
-    assert update["share"] <= 0.10
+    assert first["share"] >= 1  # no layer is another one's file, which would travel once
+    assert found["their_bytes"] < update["sent_bytes_to_a_device"] and update["share"] <= 0.10
+    assert all(gates["passed"] == gates["of"] > 20 for gates in found["gates"].values())
