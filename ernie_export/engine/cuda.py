@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ernie_export.errors import UserError, WorkError
 
 if TYPE_CHECKING:
@@ -67,6 +65,8 @@ class Device:
 
     def read(self, address: int, shape: tuple[int, ...], dtype: Any) -> Array:
         """Copy from the device, of which everything asked before is done then."""
+        import numpy as np  # here, so that a kit's program can say that it is missing
+
         values = np.empty(shape, dtype)
         kind = self.cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self.ask("cudaMemcpyAsync", values.ctypes.data, address, values.nbytes, kind, self.stream)
@@ -108,6 +108,8 @@ class MappedFile:
     mapping, else as a copy."""
 
     def __init__(self, device: Device, path: Path):
+        import numpy as np
+
         data = np.memmap(path, np.uint8, "r")
         self.size = data.nbytes
         if device.shares_memory and (address := _registered(device, data)) is not None:
