@@ -55,7 +55,7 @@ class Answers(Connection):
     """A connection whose other end says what it was given, and then hangs up."""
 
     def __init__(self, answers: list[Any]):
-        self._left = iter(answers)
+        self._left, self._host = iter(answers), "localhost"
 
     def ask(self, method: str, place: str, *_: Any, **__: Any) -> requests.Response:
         answer = next(self._left, None)
