@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from ernie_export.checkpoint.fingerprints import cache_folder
-from ernie_export.engine import plugin_library
+from ernie_export.engine import found, plugin_library
 from ernie_export.engine.found import driver, version_of
 from ernie_export.errors import UserError
 from ernie_export.plan import machine
@@ -136,10 +136,15 @@ def _target(target: Target, packages: list[Package], providers: list[str]) -> Ta
         )
         remedy = f"pip uninstall {' '.join(ONNXRUNTIMES)}, then pip install 'ernie-export[cpu]'"
         can_run = False
-    can_build = not missing
-    if target.runtime != "onnxruntime-cpu":
+    can_build, stack = not missing, target.ready_stacks[0]
+    if stack.provider:
+        if can_run and (stack.provider not in providers or driver()[1] is None):
+            missing.append(
+                "there is no GPU" if stack.provider in providers else f"onnxruntime has no {stack.provider}"
+            )
+            can_run, remedy = False, stack.install
+    elif target.runtime != "onnxruntime-cpu":
         version, problem = version_of(target.runtime)
-        stack = target.ready_stacks[0]
         if version is None:
             missing.append(f"{target.runtime}: {problem}")
             remedy = remedy or stack.install
@@ -184,10 +189,9 @@ def _version(name: str) -> str | None:
 
 def _providers() -> list[str]:
     try:
-        import onnxruntime
+        return list(found.providers())
     except Exception:  # a broken native library raises whatever it likes
         return []
-    return list(getattr(onnxruntime, "get_available_providers", list)())
 
 
 def _disk(folder: Path) -> Disk:

@@ -30,6 +30,7 @@ from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.checkpoint.layout import EMBEDDING, layer_of, part_of
 from ernie_export.engine import found, genai, plugin_library, weight_map
 from ernie_export.engine.info import EngineInfo
+from ernie_export.engine.providers import ON_GPUS
 from ernie_export.engine.requires import Binary, Requires
 from ernie_export.engine.tensorrt import PHASES, engine_path
 from ernie_export.engine.tensorrt_variants import VARIANTS, variant_of
@@ -39,9 +40,10 @@ from ernie_export.partial import Made, Work, digest_of, put
 from ernie_export.progress import Progress, Silent
 from ernie_export.recipe import PARTS, layers_of
 from ernie_export.streaming import prepare, write_weights
+from ernie_export.taken import require_taken
 from ernie_export.validate import environment, gates
 from ernie_export.validate.report import Claim, Report
-from ernie_export.validate.run import validate
+from ernie_export.validate.run import graph_alone, validate
 from ernie_export.validate.selfcheck import SelfCheck
 
 if TYPE_CHECKING:
@@ -123,6 +125,7 @@ def build(
                 f"{output} exists and {difference}",
                 "Name another --output, or add --replace to build over it.",
             )
+    require_taken(target, recipe)
     require_fit(checkpoint, recipe)
     require_tokenizer(checkpoint)
     if target.runtime == "tensorrt_rtx":
@@ -391,6 +394,8 @@ def requires_of(target: Target, fingerprint: str, context: int) -> Requires:
         module=module,
         versions=sorted({version for stack in ready for version in stack.versions}),
         install=" or ".join(dict.fromkeys(stack.install for stack in ready)),
+        provider=ready[0].provider,
+        cuda=ready[0].cuda if ready[0].provider else None,
         planned=planned,
         architecture=target.architecture,
         checkpoint=fingerprint,
@@ -450,6 +455,8 @@ def validate_and_publish(
     if engine_path("decode") in work.digests:
         claims.append(Claim(claim=f"engines for compute capability {target.sm}", where="built here"))
         claims.append(Claim(claim="the engines, run", where="planned"))
+    if graph_alone(EngineInfo.read(work.folder)) and target.runtime in ON_GPUS:
+        claims.append(Claim(claim=f"the engine, run by {target.stack[0]}", where="planned"))
     report = report.model_copy(update={"sample": sample(work.folder)})
     if target.is_kit:
         info = engine_info(work, checkpoint, recipe, target)

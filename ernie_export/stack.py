@@ -26,6 +26,8 @@ class Stack(rows.Row):
     """What Python imports."""
     versions: Annotated[list[Versions], Field(min_length=1)]
     """Of the module, any of them."""
+    provider: str | None = None
+    """Of ONNX Runtime, where it is not the CPU's."""
     cuda: Version | None = None
     """What it brings; None: it needs no GPU."""
     architecture: Architecture | None = None

@@ -39,8 +39,8 @@ class Target(rows.Row):
     description: str
     status: Literal["built here", "built on target", "planned"]
     """Whether `build` makes it, makes a kit that builds it on its device, or `plan` alone knows it."""
-    runtime: Literal["onnxruntime-cpu", "tensorrt", "tensorrt_rtx"]
-    bodies: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+    runtime: Literal["onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-rtx", "tensorrt", "tensorrt_rtx"]
+    bodies: Literal["onnxruntime", "onnxruntime_gpu", "tensorrt", "tensorrt_rtx"]
     stack: Annotated[list[str], Field(min_length=1)]
     """The software it runs on, any one of them: rows of stacks.toml."""
     architecture: Architecture | None = None
@@ -61,8 +61,12 @@ class Target(rows.Row):
     @property
     def ready_stacks(self) -> list[Stack]:
         """Those that have its runtime, and for which something can be built."""
-        module = "onnxruntime" if self.runtime == "onnxruntime-cpu" else self.runtime
+        module = "onnxruntime" if self.runtime.startswith("onnxruntime") else self.runtime
         return [stack for stack in self.stacks if stack.module == module and not stack.planned]
+
+    @property
+    def needs_gpu(self) -> bool:
+        return any(stack.cuda for stack in self.stacks)
 
     @property
     def is_built_here(self) -> bool:

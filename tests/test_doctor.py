@@ -58,6 +58,17 @@ def test_this_machine_can_build_and_run() -> None:
     assert all(disk.free > 0 for disk in found.disks)
 
 
+def test_without_their_provider_bundles_for_gpus_are_built_and_do_not_run() -> None:
+    for name, provider in (
+        ("cuda", "CUDAExecutionProvider"),
+        ("rtx", "NvTensorRTRTXExecutionProvider"),
+    ):
+        target = next(target for target in diagnose().targets if target.name == name)
+        assert target.can_build and not target.can_run
+        assert target.missing == [f"onnxruntime has no {provider}"]
+        assert "pip install" in target.remedy
+
+
 def test_without_torch_bundles_still_run(versions) -> None:
     versions(torch=None)
     assert cpu().missing == ["torch is missing"]

@@ -21,6 +21,7 @@ ROAD = [
     {"rows"},
     {"stack"},
     {"recipe", "target"},
+    {"taken"},
     {"quantize"},
     {"model"},
     {"graph"},

@@ -21,7 +21,7 @@ def test_what_a_target_runs_on_is_there_and_suits_it() -> None:
     for target in Target.all():
         for stack in target.stacks:
             assert stack.architecture in (None, target.architecture)
-            assert (stack.cuda is None) == (target.sm is None)
+            assert (stack.cuda is None) == (target.sm is None and stack.provider is None)
             assert stack.description and stack.install
     assert {stack.name for stack in Stack.all()} == {name for target in Target.all() for name in target.stack}
 
@@ -39,7 +39,7 @@ def test_jetpack_6_is_planned_and_says_why() -> None:
     with pytest.raises(UserError) as caught:
         Stack.find("JetPack 6.2").must_not_be_planned()
     assert str(caught.value).startswith("JetPack 6.2 is planned: our kernels are compiled with CUDA 13")
-    assert "Use one of ONNX Runtime, ONNX Runtime alone, JetPack 7.0" in str(caught.value)
+    assert "ONNX Runtime with TensorRT for RTX, JetPack 7.0" in str(caught.value)
 
 
 @pytest.mark.parametrize(

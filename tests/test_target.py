@@ -33,10 +33,12 @@ JETSONS = (
 SERVERS = ("l4", "a10", "l40s", "a100-80gb", "h100", "h200", "b200")
 GPU_KITS = dict.fromkeys(JETSONS, "aarch64") | dict.fromkeys(SERVERS, "x86_64")
 """The same through TensorRT."""
+ANY_GPU = ("cuda", "rtx")
+"""GPUs of any size, through ONNX Runtime."""
 
 
 def test_every_row_of_the_table_is_found_by_its_name() -> None:
-    assert [target.name for target in Target.all()] == ["cpu", *KITS, *ROWS]
+    assert [target.name for target in Target.all()] == ["cpu", *KITS, *ANY_GPU, *ROWS]
     for target in Target.all():
         assert Target.find(target.name) == target
         assert target.description and target.stack
@@ -55,14 +57,14 @@ def test_the_figures_of_a_gpu(name: str) -> None:
     assert all(figure.source for figure in (target.memory, target.reserved, target.bandwidth))
 
 
-@pytest.mark.parametrize("name", ["cpu", *KITS])
+@pytest.mark.parametrize("name", ["cpu", *KITS, *ANY_GPU])
 def test_what_a_cpu_has_is_measured_and_not_told(name: str) -> None:
     cpu = Target.find(name)
     assert (cpu.sm, cpu.memory, cpu.reserved, cpu.bandwidth) == (None, None, None, None)
 
 
 def test_what_is_built_and_where() -> None:
-    built = ["cpu", "rtx-4090", "rtx-5090", "rtx-pro-6000"]
+    built = ["cpu", *ANY_GPU, "rtx-4090", "rtx-5090", "rtx-pro-6000"]
     for name in (*built, *KITS, *GPU_KITS):
         Target.find(name).must_not_be_planned()
     assert [target.name for target in Target.all() if target.is_built_here] == built
@@ -72,8 +74,9 @@ def test_what_is_built_and_where() -> None:
     assert str(caught.value) == (
         "The target gb10 is planned: nothing can be built for it yet. "
         "`ernie-export plan --target gb10` tells what would fit; "
-        "cpu, arm64, x86-64, jetson-orin-nx-16gb, jetson-agx-orin-32gb, jetson-agx-orin-64gb, jetson-thor-t4000, "
-        "jetson-thor-t5000, l4, a10, l40s, rtx-4090, rtx-5090, rtx-pro-6000, a100-80gb, h100, h200, b200 can be built."
+        "cpu, arm64, x86-64, cuda, rtx, jetson-orin-nx-16gb, jetson-agx-orin-32gb, jetson-agx-orin-64gb, "
+        "jetson-thor-t4000, jetson-thor-t5000, l4, a10, l40s, rtx-4090, rtx-5090, rtx-pro-6000, a100-80gb, "
+        "h100, h200, b200 can be built."
     )
 
 
@@ -82,9 +85,9 @@ def test_what_is_built_and_where() -> None:
     [
         (
             "cpuu",
-            "No target is named 'cpuu'. Did you mean cpu? Known: cpu, arm64, x86-64, jetson-orin-nano-8gb, ",
+            "No target is named 'cpuu'. Did you mean cpu? Known: cpu, arm64, x86-64, cuda, rtx, jetson-orin-nano-8gb, ",
         ),
-        ("", "No target is named ''. Known: cpu, arm64, x86-64, jetson-orin-nano-8gb, "),
+        ("", "No target is named ''. Known: cpu, arm64, x86-64, cuda, rtx, jetson-orin-nano-8gb, "),
     ],
 )
 def test_an_unknown_target_names_the_known_ones(name: str, message: str) -> None:

@@ -97,6 +97,8 @@ def bench(
     target = _target(folder, info)
     if target.bandwidth:
         bandwidth: float | None = target.bandwidth.gb_per_s * 1e9
+    elif target.needs_gpu:  # any: nobody tells
+        bandwidth = None
     else:
         bandwidth = max((found for found in (before, machine.bandwidth()) if found), default=None)
 

@@ -51,6 +51,7 @@ def mismatches(folder: Path, requires: Requires, here: Found) -> Iterator[UserEr
     """Everything that does not fit, what decides over the rest first."""
     yield from _machine(folder, requires, here)
     yield from _version(folder, requires, here)
+    yield from _provider(folder, requires, here)
     if requires.sm or requires.cuda:
         yield from _gpu(folder, requires, here)
     binaries = (
@@ -110,6 +111,15 @@ def _version(folder: Path, requires: Requires, here: Found) -> Iterator[UserErro
         yield UserError(
             f"{needs}, here is {here.version}{f' ({why[0]})' if why else ''}",
             f"Get what it needs: {requires.install}; or build it again for what is here.",
+        )
+
+
+def _provider(folder: Path, requires: Requires, here: Found) -> Iterator[UserError]:
+    wanted = requires.provider
+    if wanted and here.version and wanted not in here.providers:
+        yield UserError(
+            f"{folder} needs ONNX Runtime with {wanted}, which {here.version} here does not have",
+            f"Get it: {requires.install}.",
         )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 DRIVER = "libcuda.so.1"
 DEVICE_TREE = Path("/proc/device-tree")
+#: Packages beside ONNX Runtime that bring it a provider, by the provider.
+PACKAGES = {"NvTensorRTRTXExecutionProvider": "onnxruntime_ep_nv_tensorrt_rtx"}
 #: CUdevice_attribute of cuda.h.
 _MAJOR, _MINOR, _INTEGRATED = 75, 76, 18
 
@@ -38,12 +41,21 @@ class Found:
     gpu: Gpu | None
     device: str
     """What a board calls itself: "NVIDIA Jetson AGX Orin Developer Kit"; empty where none tells."""
+    providers: tuple[str, ...] = ()
+    """Of ONNX Runtime, if that was asked for: its own, and those that packages beside it bring."""
 
 
 def find(module: str) -> Found:
     version, problem = version_of(module)
     cuda, gpu = driver()
-    return Found(platform.machine(), version, problem, cuda, gpu, board())
+    offered = providers() if module == "onnxruntime" and version else ()
+    return Found(platform.machine(), version, problem, cuda, gpu, board(), offered)
+
+
+def providers() -> tuple[str, ...]:
+    """Of ONNX Runtime, which loads here; a package is looked for and not loaded."""
+    own: list[str] = getattr(importlib.import_module("onnxruntime"), "get_available_providers", list)()
+    return (*own, *(name for name, package in PACKAGES.items() if importlib.util.find_spec(package)))
 
 
 def version_of(module: str) -> tuple[str | None, str]:

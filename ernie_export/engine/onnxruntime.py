@@ -1,12 +1,13 @@
-"""ONNX Runtime on the CPU, with a KV cache that is never copied.
+"""ONNX Runtime on a CPU or a GPU, with a KV cache that is never copied.
 
 The buffers of the cache are allocated once, [batch, kv heads, max length, head width], and bound as
-both the past and the present of every run: the graph writes the new rows in place.
+both the past and the present of every run: the graph writes the new rows in place, where the provider computes.
 GroupQueryAttention refuses several rows with several tokens over a past; such a feed is run row by row.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from ernie_export.engine.compatibility import require_room
 from ernie_export.engine.described import require_described
 from ernie_export.engine.native_library import library_for
 from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
+from ernie_export.engine.providers import CPU, Provider, buffer
 from ernie_export.errors import WorkError
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
+CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 #: Most tokens of a row in one run.
 PIECE = 512
 #: Bytes that the attention scores of a piece may take: of each head, over the whole length of the cache.
@@ -46,16 +49,18 @@ class OnnxRuntimeEngine:
         given: Sequence[str] = (),
         threads: int | None = None,
         prepared: Path | None = None,
+        provider: Provider = CPU,
     ):
         """`prepared` is a file with what `opened_graph` made for these probes: then nobody needs onnx here."""
-        self.info = info
+        self.info, self.provider = info, provider
         self.probes, self.given = tuple(probes), tuple(given)
         if prepared:
             graph, library = prepared.read_bytes(), None
         else:
             made = opened_graph(folder / info.graph, probes, given)
-            graph, library = made.SerializeToString(), library_for(made)
-        self.session = opened(graph, folder / info.graph, library, threads)
+            graph = made.SerializeToString()
+            library = library_for(made) if provider is CPU else None
+        self.session = opened(graph, folder / info.graph, library, threads, provider)
         values = self.session.get_inputs() + self.session.get_outputs()
         require_described(folder / "engine.json", info, {value.name: value.shape for value in values})
 
@@ -66,7 +71,7 @@ class OnnxRuntimeEngine:
 
 
 def opened(
-    graph: bytes, path: Path, library: Path | None, threads: int | None
+    graph: bytes, path: Path, library: Path | None, threads: int | None, provider: Provider = CPU
 ) -> onnxruntime.InferenceSession:
     """A session on the graph that came from `path`, beside which its weights lie; `library` has operators for it.
 
@@ -82,12 +87,21 @@ def opened(
     try:
         if library:
             options.register_custom_ops_library(str(library))
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(graph, options, providers=provider.add_to(options))
+    except WorkError:
+        raise
     except Exception as error:  # the runtime's errors share no base class but this
         raise WorkError(
             f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {first_line(error)}",
             "Check the bundle with `ernie-export verify`; if it is whole, build it again with this version.",
         ) from error
+    if provider.name not in session.get_providers():  # it falls back to the CPU and raises nothing
+        raise WorkError(
+            f"ONNX Runtime {onnxruntime.__version__} does not start {provider.name}, and would run {path} on the CPU",
+            "Look whether CUDA's libraries are there (`pip install 'onnxruntime-gpu[cuda,cudnn]'` brings them), "
+            "and `nvidia-smi` lists the GPU.",
+        )
+    return session
 
 
 class OnnxRuntimeSession(BatchSession):
@@ -98,11 +112,7 @@ class OnnxRuntimeSession(BatchSession):
         piece = max(1, min(PIECE, SCORES // scores))
         super().__init__(batch, max_length, info.vocab_size, engine.probes, piece)
         shape = (batch, info.num_key_value_heads, max_length, info.head_dim)
-        self.cache: dict[str, Array] = {
-            f"{layer}.{kind}": np.zeros(shape, np.float32)
-            for layer in range(info.num_layers)
-            for kind in ("key", "value")
-        }
+        self.cache = Cache(engine.session, shape, engine.provider)
 
     def run(
         self, span: range, rows: list[list[int]], all_logits: bool, given: Mapping[str, Array]
@@ -120,7 +130,7 @@ class OnnxRuntimeSession(BatchSession):
         names = ["logits", *self.engine.probes]
         for name in names:
             binding.bind_output(name, "cpu")
-        bind_cache(binding, self.cache, span)
+        self.cache.bind(binding, span)
         try:
             self.engine.session.run_with_iobinding(binding)
         except Exception as error:  # the runtime's errors share no base class but this
@@ -134,13 +144,31 @@ class OnnxRuntimeSession(BatchSession):
         return logits, dict(zip(self.engine.probes, probed, strict=True))
 
 
-def bind_cache(binding: Any, cache: Mapping[str, Array], span: range) -> None:
-    """The slots `span` of every buffer [slots,KV,P,D], as what is read and what is written: nothing is copied."""
-    for name, buffer in cache.items():
-        part = buffer[span.start : span.stop]
-        place = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
-        binding.bind_input(f"past_key_values.{name}", *place)
-        binding.bind_output(f"present.{name}", *place)
+class Cache:
+    """A buffer [slots,KV,P,D] for every past that a graph has, of its type, where its provider computes."""
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, shape: tuple[int, ...], provider: Provider = CPU
+    ):
+        self.shape = shape
+        self.provider = provider
+        past = "past_key_values."
+        self.types = {
+            value.name.removeprefix(past): np.dtype(CACHE_TYPES[value.type])
+            for value in session.get_inputs()
+            if value.name.startswith(past)
+        }
+        self.buffers = {name: buffer(provider, np.zeros(shape, dtype)) for name, dtype in self.types.items()}
+
+    def bind(self, binding: Any, span: range) -> None:
+        """The slots `span` of every buffer, as what is read and what is written: nothing is copied."""
+        _, *inner = self.shape
+        for name, held in self.buffers.items():
+            dtype = self.types[name]
+            begin = held.data_ptr() + span.start * math.prod(inner) * dtype.itemsize
+            place = (self.provider.device, 0, dtype, (len(span), *inner), begin)
+            binding.bind_input(f"past_key_values.{name}", *place)
+            binding.bind_output(f"present.{name}", *place)
 
 
 def first_line(error: Exception) -> str:

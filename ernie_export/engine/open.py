@@ -8,6 +8,7 @@ from pathlib import Path
 from ernie_export.engine.compatibility import require_compatible
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.interface import Engine
+from ernie_export.engine.providers import OF_RUNTIMES
 from ernie_export.errors import UserError
 
 
@@ -28,8 +29,10 @@ def open_engine(
     """
     info = EngineInfo.read(folder)
     require_compatible(folder, info)
-    if info.runtime == "onnxruntime-cpu":
-        return open_graph(folder, probes, given, threads)
+    if info.runtime in OF_RUNTIMES:
+        from ernie_export.engine.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(folder, info, probes, given, threads, provider=OF_RUNTIMES[info.runtime])
     if info.runtime in ("tensorrt", "tensorrt_rtx"):
         from ernie_export.engine.tensorrt import TensorRTEngine
 

@@ -15,7 +15,7 @@ import numpy as np
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.interface import Fed
 from ernie_export.engine.native_library import library_for
-from ernie_export.engine.onnxruntime import bind_cache, first_line, opened
+from ernie_export.engine.onnxruntime import Cache, first_line, opened
 from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
 from ernie_export.errors import WorkError
 
@@ -60,12 +60,7 @@ class PartSession:
         self.lengths = [0] * batch
         self._part = part
         shape = (batch, info.num_key_value_heads, max_length, info.head_dim)
-        past = "past_key_values."
-        self._cache: dict[str, Array] = {
-            name.removeprefix(past): np.zeros(shape, np.float32)
-            for name in part.inputs
-            if name.startswith(past)
-        }
+        self._cache = Cache(part.session, shape)
 
     def truncate(self, row: int, length: int) -> None:
         self.lengths[row] = min(self.lengths[row], length)
@@ -112,7 +107,7 @@ class PartSession:
                 binding.bind_cpu_input(name, inputs[name])
         for name in self._part.probes:
             binding.bind_output(name, "cpu")
-        bind_cache(binding, self._cache, span)
+        self._cache.bind(binding, span)
         try:
             self._part.session.run_with_iobinding(binding)
         except Exception as error:  # the runtime's errors share no base class but this

@@ -32,6 +32,8 @@ class Requires(_Needed):
     """Of the module. An engine of TensorRT's takes the one that built it alone."""
     install: str
     """How a machine gets one of them."""
+    provider: str | None = None
+    """Of ONNX Runtime: what the engine runs on, where that is not the CPU."""
     planned: dict[Versions, str] = {}
     """Versions that are not taken yet, and why."""
     architecture: Architecture | None = None

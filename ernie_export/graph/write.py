@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ernie_export.graph import onnxruntime, operators, portable, tensorrt_rtx
+from ernie_export.graph import onnxruntime, onnxruntime_gpu, operators, portable, tensorrt_rtx
 from ernie_export.graph.weights import WeightFile, layout
 
 if TYPE_CHECKING:
@@ -19,10 +19,13 @@ FILE = "model.onnx"
 SETS: dict[str, tuple[Callable[[int], dict[str, str]], dict[str, int]]] = {
     "portable": (lambda _level: portable.BODIES, portable.OPSETS),
     "onnxruntime": (onnxruntime.bodies, onnxruntime.OPSETS),
+    "onnxruntime_gpu": (lambda _level: onnxruntime_gpu.BODIES, onnxruntime_gpu.OPSETS),
     # TensorRT's plugins take the place of these when its engine is built (lower.py).
     "tensorrt": (lambda _level: tensorrt_rtx.bodies_of_both_phases(), tensorrt_rtx.OPSETS),
     "tensorrt_rtx": (lambda _level: tensorrt_rtx.bodies_of_both_phases(), tensorrt_rtx.OPSETS),
 }
+#: Those whose cache is fp16 in the graph itself.
+HALF_CACHE = ("onnxruntime_gpu",)
 
 
 def weight_files(model: ir.Model) -> list[WeightFile]:
@@ -53,7 +56,18 @@ def assemble(model: ir.Model, files: list[WeightFile], bodies: str, accuracy_lev
     del proto.opset_import[:]
     for domain, version in opsets.items():
         proto.opset_import.add(domain=domain, version=version)
+    if bodies in HALF_CACHE:
+        halve_cache(proto)
     return proto
+
+
+def halve_cache(proto: onnx.ModelProto) -> None:
+    """Past and present, which are fp32 as they are traced, in fp16."""
+    from onnx import TensorProto
+
+    for value in [*proto.graph.input, *proto.graph.output]:
+        if value.name.startswith(("past_key_values.", "present.")):
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
 
 
 def functions(proto: onnx.ModelProto, texts: dict[str, str], opsets: dict[str, int]) -> list[Any]:

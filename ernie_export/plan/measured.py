@@ -47,7 +47,13 @@ GPU_OVERHEAD = 600 * MIB
 GPU_ACTIVATION = 2
 
 #: Bytes of a number in the KV cache: what engine/onnxruntime.py allocates; assumed for TensorRT.
-CACHE_BYTES = {"onnxruntime-cpu": 4, "tensorrt": 2, "tensorrt_rtx": 2}
+CACHE_BYTES = {
+    "onnxruntime-cpu": 4,
+    "onnxruntime-cuda": 2,
+    "onnxruntime-rtx": 2,
+    "tensorrt": 2,
+    "tensorrt_rtx": 2,
+}
 
 # A build: anonymous memory with torch 2.13 and transformers 5.24, shapes of 0.01 to 0.4 B parameters.
 

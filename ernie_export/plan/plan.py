@@ -122,6 +122,15 @@ def peak_memory(config: ErnieConfig, target: Target, recipe: Recipe, context: in
 
 
 def available_on(target: Target) -> int:
+    """
+    Raises:
+        UserError: the target is for any card, so that there is nothing to plan with.
+    """
+    if target.memory is None and target.needs_gpu:
+        raise UserError(
+            f"The target {target.name} is for any card, and so has no memory of its own to plan with",
+            "Plan for a card by its name: `--target l4`; `ernie-export targets` lists them.",
+        )
     if target.memory is None:
         return machine.memory()[1]
     return target.memory.bytes - (target.reserved.bytes if target.reserved else 0)

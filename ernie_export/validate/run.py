@@ -12,8 +12,10 @@ import ernie_export
 from ernie_export.calibrate.record import CalibrationRecord
 from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.engine.compatibility import runs_here
+from ernie_export.engine.found import driver
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.interface import Engine
+from ernie_export.engine.providers import ON_GPUS
 from ernie_export.generate.tokenizer import TextTokenizer
 from ernie_export.generate.windows import Windows
 from ernie_export.progress import Progress, Silent
@@ -92,9 +94,9 @@ def validate(
     stored = folder / "recipe.toml"
     written = Recipe.read(stored) if stored.is_file() else None
     parts = written.parts if written else None
-    chosen = choose(
-        folder, info.graph, parts, target, reference, windows, sample.batch, "whole" if opener else way
-    )
+    if opener or (info.runtime in ON_GPUS and not graph_alone(info)):  # parts of a graph are run on the CPU
+        way = "whole"
+    chosen = choose(folder, info.graph, parts, target, reference, windows, sample.batch, way)
     opener = opener or _open_engine
     trial = Trial(folder, info.graph, written, windows, sample, found)
     trial.compare_weights(source)
@@ -113,12 +115,13 @@ def validate(
         opened = partial(opener, folder, (), ()) if chosen.opens_whole else None
         trial.continue_greedily(opened, reference, tokenizer)
     found.metrics["memory.peak_bytes"] = float(environment.peak_memory())
-    if info.runtime in SEALED:
+    if info.runtime in SEALED or graph_alone(info):
         what = "Operators and layers were tried in" if runs_here(folder, info) else "What ran is"
         missing = "" if runs_here(folder, info) else ": the engine itself has not run"
         found.notes.append(
             f"{what} the graph that the engine is built from, in ONNX Runtime on this machine's CPU{missing}"
         )
+    if info.runtime in (*SEALED, *ON_GPUS):
         gates = in_half_precision(gates)
     asked, idle = applicable(gates, source.config, parts, found.metrics, chosen.opens_whole)
     found.notes += idle
@@ -162,7 +165,13 @@ def _open_engine(folder: Path, probes: Sequence[str], given: Sequence[str]) -> E
     info = EngineInfo.read(folder)
     inside = given or any(ROUTING not in name for name in probes)
     of_graph = info.runtime in SEALED and (inside or not runs_here(folder, info))
-    return (open_graph if of_graph else open_engine)(folder, probes=probes, given=given)
+    opener = open_graph if of_graph or graph_alone(info) else open_engine
+    return opener(folder, probes=probes, given=given)
+
+
+def graph_alone(info: EngineInfo) -> bool:
+    """It needs a GPU, and there is none: its graph is run in its place."""
+    return info.runtime in ON_GPUS and driver()[1] is None
 
 
 def _inputs(windows: Windows) -> Inputs:

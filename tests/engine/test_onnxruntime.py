@@ -173,14 +173,14 @@ def test_cache_is_not_copied(bundle: BuiltBundle, ids: list[int]) -> None:
     engine = OnnxRuntimeEngine(bundle("int4"), EngineInfo.read(bundle("int4")))
     watched = engine.session = Watched(engine.session)
     session = engine.start(1, max_length=128)
-    allocated = [buffer.ctypes.data for buffer in session.cache.values()]
+    allocated = [held.data_ptr() for held in session.cache.buffers.values()]
     session.feed([ids[:40]])
-    before = session.cache["0.key"].copy()
+    before = session.cache.buffers["0.key"].numpy().copy()
     for token in ids[40:50]:
         session.feed([[token]])
     assert len(watched.places) == 11
     assert all(places[1:] == allocated for places in watched.places)
-    after = session.cache["0.key"]
+    after = session.cache.buffers["0.key"].numpy()
     assert np.array_equal(after[:, :, :40], before[:, :, :40])
     assert after[:, :, 40:50].any(axis=(1, 3)).all() and not after[:, :, 50:].any()
 

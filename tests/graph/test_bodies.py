@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from ernie_export.engine.onnxruntime import CACHE_TYPES
 from ernie_export.graph import operators, write
 from ernie_export.reference.transformers_model import Reference
 
@@ -27,7 +28,7 @@ def run(folder: Path, ids: np.ndarray, past: int = 0) -> dict[str, np.ndarray]:
     }
     for value in session.get_inputs()[3:]:
         _, heads, _, width = value.shape
-        feed[value.name] = np.zeros((batch, heads, past, width), np.float32)
+        feed[value.name] = np.zeros((batch, heads, past, width), CACHE_TYPES[value.type])
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(None, feed), strict=True))
 
@@ -87,6 +88,37 @@ def test_tensorrt_rtx_equals_transformers(
     # A token whose router saw almost no difference between two experts may take the other.
     assert np.quantile(off, 0.95) < 0.05 and off.max() < 1.0
     assert got["present.3.key"].shape[2] == past
+
+
+def test_onnxruntime_gpu_equals_transformers(exported: Exported, ids: np.ndarray, want: np.ndarray) -> None:
+    """Its attention and cache are fp16."""
+    got = run(exported("fp16", "onnxruntime_gpu"), ids, 60)
+    assert got["present.3.key"].shape[2] == 60 and got["present.3.key"].dtype == np.float16
+    off = np.abs(got["logits"] - want).max(-1)
+    assert np.quantile(off, 0.95) < 0.02 and off.max() < 1.0
+
+
+@pytest.mark.parametrize(("recipe", "most"), [("int4", 2e-3), ("int8", 0.03)])
+def test_packed_weights_mean_the_same_on_gpus(
+    exported: Exported, ids: np.ndarray, recipe: str, most: float
+) -> None:
+    """The CPU's QMoE keeps fp16 activations for 4 bits, and rounds them to 8 bits for 8."""
+    exact = run(exported(recipe, "portable"), ids)["logits"]
+    got = run(exported(recipe, "onnxruntime_gpu"), ids)["logits"]
+    assert np.sqrt(((got - exact) ** 2).mean()) / exact.std() < most
+
+
+def test_every_provider_takes_the_experts_of_onnxruntime_gpu(exported: Exported) -> None:
+    """What TensorRT-RTX's importer asks of a QMoE node, and that the scores do not come as the input it drops."""
+    proto = onnx.load(exported("int4", "onnxruntime_gpu") / write.FILE, load_external_data=False)
+    (body,) = [function for function in proto.functions if function.name == "MoEExperts"]
+    (node,) = [node for node in body.node if node.op_type == "QMoE"]
+    said = {
+        each.name: onnx.helper.get_attribute_value(each) for each in node.attribute if not each.ref_attr_name
+    }
+    assert said["normalize_routing_weights"] == said["swiglu_fusion"] == 1
+    assert said["use_sparse_mixer"] == said["weights_prepacked"] == 0
+    assert len(node.input) == 8 and all(node.input)  # with biases, without router_weights
 
 
 @pytest.mark.parametrize("recipe", ["int8", "int4"])

@@ -14,7 +14,10 @@ def of(config: ErnieConfig, target: str, recipe: Recipe, **use: int) -> Plan:
     return plan(config, Target.find(target), recipe, "some", **use)
 
 
-@pytest.mark.parametrize("target", [target.name for target in Target.all()])
+ANY_GPU = ("cuda", "rtx")
+
+
+@pytest.mark.parametrize("target", [target.name for target in Target.all() if target.name not in ANY_GPU])
 def test_every_target_can_be_planned_for(target: str, the_21b: ErnieConfig, recipe: Recipe) -> None:
     found = of(the_21b, target, recipe, context=4096)
     assert found.fits == (found.needed <= found.available)
@@ -26,6 +29,14 @@ def test_every_target_can_be_planned_for(target: str, the_21b: ErnieConfig, reci
     for figure in (figures.memory, figures.reserved, figures.bandwidth):
         assert figure is None or figure.source in said
     assert figures.note in said
+
+
+@pytest.mark.parametrize("target", ANY_GPU)
+def test_any_card_is_none_to_plan_for(target: str, the_21b: ErnieConfig, recipe: Recipe) -> None:
+    with pytest.raises(
+        UserError, match=r"is for any card, and so has no memory .* by its name: `--target l4`"
+    ):
+        of(the_21b, target, recipe)
 
 
 @pytest.mark.parametrize(

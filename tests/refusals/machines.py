@@ -62,6 +62,16 @@ def _(place: Place) -> Scene:
     return place.cpu().on(version=None, problem="what is installed under its name is not whole")
 
 
+@RUNTIMES.add("an onnxruntime without CUDA under a bundle for it")
+def _(place: Place) -> Scene:
+    return place.any_gpu("ONNX Runtime with CUDA")
+
+
+@RUNTIMES.add("no package with the provider for RTX cards")
+def _(place: Place) -> Scene:
+    return place.any_gpu("ONNX Runtime with TensorRT for RTX")
+
+
 @GPUS.add("an engine for a Jetson on a server")
 def _(place: Place) -> Scene:
     return place.orin().on(architecture="x86_64")

@@ -86,6 +86,20 @@ class Place:
         )
         return replace(scene.info(runtime="tensorrt", requires=requires.model_dump()), here=here)
 
+    def any_gpu(self, stack: str) -> Scene:
+        """A bundle for any GPU, through a provider of ONNX Runtime's."""
+        scene, needed = self.cpu(), Stack.find(stack)
+        requires = Requires(
+            module="onnxruntime",
+            versions=needed.versions,
+            provider=needed.provider,
+            install=needed.install,
+            cuda=needed.cuda,
+            checkpoint=Manifest.read(scene.bundle).checkpoint.fingerprint,
+            context=512,
+        )
+        return scene.info(runtime="onnxruntime-cuda", requires=requires.model_dump())
+
     def orin(self) -> Scene:
         return self.engine("JetPack 7.2", ORIN)
 
