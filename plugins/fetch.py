@@ -1,4 +1,4 @@
-"""What the plugins are built and tried with and no extra can bring, from the package index into build/fetched/.
+"""What the plugins and tests are built and tried with and no extra can bring, from the package index: build/fetched/.
 
 `folder(name)` is where it lies, fetched if it is not there yet. Each is a package at one version, unpacked
 and not installed: the headers' package would bring packages that nothing here needs, two versions of TensorRT
@@ -43,6 +43,8 @@ ALL = {
     "tensorrt-bindings-10.16": Fetched(("tensorrt-cu13-bindings==10.16.0.72",)),
     "tensorrt-bindings-11.4": Fetched(("tensorrt-cu13-bindings==11.4.0.106",)),
     "cuda-bindings": Fetched(("cuda-bindings==13.2.0", "cuda-pathfinder==1.9.1")),
+    # Triton's schema of a model's configuration, as protoc made it for Triton's own client.
+    "triton-schema": Fetched(("tritonclient==2.73.0",), within="tritonclient/grpc"),
 }
 
 

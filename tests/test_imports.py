@@ -36,6 +36,7 @@ ROAD = [
     {"bits"},
     {"bundle"},
     {"bench"},
+    {"triton"},
     {"kit"},
     {"distribute"},
     {"device"},

@@ -24,6 +24,7 @@ from ernie_export.cli import (
     report,
     signing,
     synthesize,
+    triton,
     validate,
 )
 from ernie_export.cli.terminal import terminal
@@ -50,6 +51,7 @@ app.command()(signing.sign)
 app.command()(registry.push)
 app.command()(registry.pull)
 app.command()(deploy.deploy)
+app.command()(triton.triton)
 app.add_typer(device.app)
 app.command()(synthesize.synthesize)
 app.command()(machine.doctor)

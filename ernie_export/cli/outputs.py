@@ -48,6 +48,13 @@ class BatchOutput(Output):
     results: list[GenerateOutput]
 
 
+class TritonOutput(Output):
+    model: str
+    """The model's folder in Triton's repository."""
+    config: str
+    """Its config.pbtxt."""
+
+
 class TargetsOutput(Output):
     targets: list[Target]
     stacks: list[Stack]

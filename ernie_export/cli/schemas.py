@@ -25,7 +25,14 @@ from ernie_export.bundle.diff import Difference
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.calibrate.record import CalibrationRecord
 from ernie_export.checkpoint.inspect import CheckpointSummary
-from ernie_export.cli.outputs import BatchOutput, BuildOutput, GenerateOutput, RecipesOutput, TargetsOutput
+from ernie_export.cli.outputs import (
+    BatchOutput,
+    BuildOutput,
+    GenerateOutput,
+    RecipesOutput,
+    TargetsOutput,
+    TritonOutput,
+)
 from ernie_export.device.status import Generation, Status
 from ernie_export.distribute.pull import Pulled
 from ernie_export.distribute.push import Pushed
@@ -59,6 +66,7 @@ SCHEMAS: dict[str, Any] = {
     "push": Pushed,
     "recipes": RecipesOutput,
     "targets": TargetsOutput,
+    "triton": TritonOutput,
 }
 """The files of a bundle, then what `--json` prints, by command; `validate --json` prints a report."""
 

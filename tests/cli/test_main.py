@@ -30,6 +30,7 @@ COMMANDS = [
     "push",
     "pull",
     "deploy",
+    "triton",
     "synthesize",
     "doctor",
     "targets",
