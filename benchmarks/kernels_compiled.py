@@ -63,8 +63,8 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def output_of(*command: str | Path) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+def output_of(*command: str | Path, within: Path | None = None) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=within)
     if done.returncode:
         sys.exit(f"{command[0]} failed:\n{done.stderr[-3000:]}")
     return done.stdout
@@ -105,13 +105,24 @@ def loop_of_mma(text: str) -> int:
     return shortest
 
 
-def compiled(source: Path, sm: str, folder: Path) -> dict[str, dict[str, int]]:
+def compiled(sms: list[str], folder: Path) -> list[tuple[str, Path]]:
+    """→ SM and machine code of each source for each SM, out of the objects that the build makes of them."""
+    from plugins.build import build, toolkit
+
+    found = []
+    for of in sorted(build("cuda", folder, sm=";".join(sms)).glob("*.o")):
+        (folder / of.stem).mkdir()
+        output_of(toolkit() / "bin" / "cuobjdump", "-xelf", "all", of, within=folder / of.stem)
+        cubins = {cubin.name.split(".")[-2]: cubin for cubin in (folder / of.stem).glob("*.cubin")}
+        found += [(sm, cubins[f"sm_{sm}"]) for sm in sms]
+    return found
+
+
+def kernels_of(cubin: Path) -> dict[str, dict[str, int]]:
     """kernel → registers, stack, how many of each of INSTRUCTIONS, and `loop`, see loop_of_mma."""
     from plugins.build import toolkit
 
     binaries = toolkit() / "bin"
-    cubin = folder / f"{source.stem}.{sm}.cubin"
-    output_of(binaries / "nvcc", "-std=c++17", "-O3", "-cubin", f"-arch=sm_{sm}", "-o", cubin, source)
     usage = output_of(binaries / "cuobjdump", "-res-usage", cubin)
     found: dict[str, dict[str, int]] = {}
     for mangled, registers, stack in re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+)", usage):
@@ -205,18 +216,15 @@ def table(sms: list[str]) -> dict[str, Any]:
     launched = launches()
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        tasks = [
-            (sm, source, pool.submit(compiled, source, sm, Path(folder)))
-            for sm in sms
-            for source in sorted(KERNELS.glob("*.cu"))
-        ]
-        for sm, source, task in tasks:
-            for kernel, row in task.result().items():
+        cubins = compiled(sms, Path(folder))
+        for (sm, _), kernels in zip(
+            cubins, pool.map(kernels_of, (cubin for _, cubin in cubins)), strict=True
+        ):
+            for kernel, row in kernels.items():
                 threads, shared = launched[kernel]
                 full = {"threads": threads, "shared": shared, **row}
                 full["occupancy"] = occupancy(sm, row["registers"], threads, shared)
                 rows.setdefault(kernel, {})[sm] = full
-            print(f"SM {sm}: {source.name}", file=sys.stderr, flush=True)
     return {"nvcc": nvcc_version(), "sources": sources_digest(), "kernels": dict(sorted(rows.items()))}
 
 

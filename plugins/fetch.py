@@ -26,7 +26,7 @@ class Fetched(NamedTuple):
 
 
 ALL = {
-    # TensorRT 10.14's, the only ones that a package brings; they serve for 10.13 to 11.
+    # TensorRT 10.14's, the only ones that a package brings. They serve for 10.13 to 11; 11's do not for 10.
     "tensorrt-headers": Fetched(("kernel-lens==2.0.1",), within="kernel_lens/include/tensorrt"),
     "cudart-aarch64": Fetched(
         ("nvidia-cuda-runtime==13.2.75",), platform="manylinux2014_aarch64", within="nvidia/cu13/lib"
