@@ -45,7 +45,6 @@ from ernie_export.checkpoint import embedded, shapes, synthetic
 from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.checkpoint.layout import tensor_shapes
-from ernie_export.engine import native_library
 from ernie_export.plan import machine
 from ernie_export.plan.setting import Setting
 from ernie_export.plan.traffic import traffic
@@ -298,7 +297,8 @@ def measure(
             runs[name].append(found)
             speeds = f"prefill {found['prefill']:.1f}, decode {found['decode']:.2f} tokens/s"
             say(f"round {number + 1}, {layers} layers, {name}: {speeds}")
-    setting = Setting(parts=recipe.parts, context=TOKENS // 2, batch=1, prompt=1)
+    native = machine.native_operators() is not None
+    setting = Setting(parts=recipe.parts, context=TOKENS // 2, batch=1, prompt=1, native=native)
     reads = traffic(config, Target.find("cpu"), setting, None)
     count, bandwidth = parameters(config), max(bandwidths)
     result: dict[str, Any] = {
@@ -434,7 +434,7 @@ def main() -> None:
         "software": environment.software()
         | {"llama.cpp": SDIST, "llama.cpp flags": f"native {NO_AMX}".strip()},
         "threads": given.threads,
-        "native_operators": native_library.BUILT.is_file() and os.environ.get(native_library.SWITCH) != "0",
+        "native_operators": machine.native_operators() is not None,
         "prompt": PROMPT,
         "decoded": TOKENS,
         "speed": speed or earlier.get("speed", []),

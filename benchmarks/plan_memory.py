@@ -24,6 +24,7 @@ from typing import Any
 from ernie_export.checkpoint import embedded, shapes, synthetic
 from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.checkpoint.json_file import read_object
+from ernie_export.plan import machine
 from ernie_export.plan.building import building
 from ernie_export.plan.memory import memory
 from ernie_export.plan.setting import Setting
@@ -143,11 +144,14 @@ def run(program: str, *arguments: object) -> dict[str, int]:
 
 def compare_use(checkpoint: Path, recipe: Recipe, engine: Path, batch: int, prompt: int) -> dict[str, Any]:
     """The plan of that use of the engine, and what was measured of it."""
-    setting = Setting(parts=recipe.parts, context=prompt + DECODED, batch=batch, prompt=prompt)
-    planned = memory(Checkpoint.open(checkpoint).config, Target.find("cpu"), setting)
+    config, target = Checkpoint.open(checkpoint).config, Target.find("cpu")
+    native = machine.native_operators() is not None
+    setting = Setting(parts=recipe.parts, context=prompt + DECODED, batch=batch, prompt=prompt, native=native)
+    planned = memory(config, target, setting)
     measured = run(OPEN_AND_RUN, engine, batch, prompt, DECODED)
     return {
         "recipe": recipe.name,
+        "native_operators": native,
         "batch": batch,
         "prompt": prompt,
         "planned_opening": planned.opening,
@@ -160,9 +164,10 @@ def compare_use(checkpoint: Path, recipe: Recipe, engine: Path, batch: int, prom
 
 def compare_build(checkpoint: Path, recipe: Recipe, output: Path) -> list[dict[str, Any]]:
     """Each stage of a whole build, as planned and as measured."""
-    setting = Setting(parts=recipe.parts, context=CONTEXT, batch=1, prompt=512)
-    config = Checkpoint.open(checkpoint).config
-    planned = building(config, Target.find("cpu"), setting, 0, recipe.calibration).model_dump()
+    config, target = Checkpoint.open(checkpoint).config, Target.find("cpu")
+    native = machine.native_operators() is not None
+    setting = Setting(parts=recipe.parts, context=CONTEXT, batch=1, prompt=512, native=native)
+    planned = building(config, target, setting, 0, recipe.calibration).model_dump()
     measured = run(BUILD, checkpoint, recipe.name, CONTEXT, output)
     return [
         {

@@ -102,8 +102,10 @@ def bench(
     else:
         bandwidth = max((found for found in (before, machine.bandwidth()) if found), default=None)
 
+    native = machine.native_operators() is not None
+
     def beside_bandwidth(each: speed.Decode) -> Decode:
-        setting = Setting(parts=recipe.parts, context=each.context, batch=1, prompt=1)
+        setting = Setting(parts=recipe.parts, context=each.context, batch=1, prompt=1, native=native)
         reads = traffic(config, target, setting, None)
         size = reads.bytes + reads.kv_cache
         rate = size / each.seconds

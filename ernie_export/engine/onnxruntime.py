@@ -19,7 +19,7 @@ import numpy as np
 from ernie_export.engine.batch_session import BatchSession
 from ernie_export.engine.compatibility import require_room
 from ernie_export.engine.described import require_described
-from ernie_export.engine.native_library import library_for
+from ernie_export.engine.native_library import PAST, PRESENT, prepare
 from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
 from ernie_export.engine.providers import CPU, Provider, buffer
 from ernie_export.errors import WorkError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 #: Most tokens of a row in one run.
 PIECE = 512
-#: Bytes that the attention scores of a piece may take: of each head, over the whole length of the cache.
+#: Bytes that GroupQueryAttention's scores of a piece may take: of each head, over the whole length of the cache.
 SCORES = 256 << 20
 
 
@@ -58,8 +58,9 @@ class OnnxRuntimeEngine:
             graph, library = prepared.read_bytes(), None
         else:
             made = opened_graph(folder / info.graph, probes, given)
+            library = prepare(made) if provider is CPU else None
             graph = made.SerializeToString()
-            library = library_for(made) if provider is CPU else None
+        self.native = library is not None
         self.session = opened(graph, folder / info.graph, library, threads, provider)
         values = self.session.get_inputs() + self.session.get_outputs()
         require_described(folder / "engine.json", info, {value.name: value.shape for value in values})
@@ -109,7 +110,7 @@ class OnnxRuntimeSession(BatchSession):
         info = engine.info
         self.engine = engine
         scores = 4 * info.num_attention_heads * max_length
-        piece = max(1, min(PIECE, SCORES // scores))
+        piece = PIECE if engine.native else max(1, min(PIECE, SCORES // scores))
         super().__init__(batch, max_length, info.vocab_size, engine.probes, piece)
         shape = (batch, info.num_key_value_heads, max_length, info.head_dim)
         self.cache = Cache(engine.session, shape, engine.provider)
@@ -152,11 +153,10 @@ class Cache:
     ):
         self.shape = shape
         self.provider = provider
-        past = "past_key_values."
         self.types = {
-            value.name.removeprefix(past): np.dtype(CACHE_TYPES[value.type])
+            value.name.removeprefix(PAST): np.dtype(CACHE_TYPES[value.type])
             for value in session.get_inputs()
-            if value.name.startswith(past)
+            if value.name.startswith(PAST)
         }
         self.buffers = {name: buffer(provider, np.zeros(shape, dtype)) for name, dtype in self.types.items()}
 
@@ -167,8 +167,8 @@ class Cache:
             dtype = self.types[name]
             begin = held.data_ptr() + span.start * math.prod(inner) * dtype.itemsize
             place = (self.provider.device, 0, dtype, (len(span), *inner), begin)
-            binding.bind_input(f"past_key_values.{name}", *place)
-            binding.bind_output(f"present.{name}", *place)
+            binding.bind_input(PAST + name, *place)
+            binding.bind_output(PRESENT + name, *place)
 
 
 def first_line(error: Exception) -> str:

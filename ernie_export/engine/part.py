@@ -14,7 +14,7 @@ import numpy as np
 
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.interface import Fed
-from ernie_export.engine.native_library import library_for
+from ernie_export.engine.native_library import prepare
 from ernie_export.engine.onnxruntime import Cache, first_line, opened
 from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
 from ernie_export.errors import WorkError
@@ -43,7 +43,7 @@ class GraphPart:
         self.probes, self.given = tuple(probes), tuple(given)
         path = folder / self.info.graph
         graph = opened_graph(path, probes, given)
-        library = library_for(graph)  # as the whole engine has it
+        library = prepare(graph)  # as the whole engine has it
         cut(graph, probes)
         self.session = opened(graph.SerializeToString(), path, library, threads)
         self.inputs = [value.name for value in self.session.get_inputs()]

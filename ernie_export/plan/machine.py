@@ -1,4 +1,4 @@
-"""What this machine has: its memory, and how fast that is read."""
+"""What this machine has: its memory, how fast that is read, and operators that were built for its CPU."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from pathlib import Path
 READ = 256 << 20
 """Bytes read to measure the bandwidth: more than caches hold."""
 SECONDS = 0.3
+NATIVE = Path(__file__).parents[1] / "engine" / "native" / "libernie_cpu.so"
+"""`make native` builds it."""
+SWITCH = "ERNIE_EXPORT_NATIVE"
+"""An environment variable: `0` for none, or the path of another library."""
+CPU_FLAGS = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "f16c"}
+CHUNK, HEAD = 128, 16
+"""What those operators take: rows of a multiple of so many weights, and heads as wide as a multiple of so many numbers."""
 
 
 def memory() -> tuple[int, int]:
@@ -49,6 +56,19 @@ def bandwidth() -> float | None:
             list(pool.map(np.bitwise_or.reduce, parts))
             best = min(best, time.perf_counter() - begun)
     return READ / best
+
+
+def native_operators() -> Path | None:
+    """The library of native operators that can be loaded here."""
+    said = os.environ.get(SWITCH, "")
+    path = Path(said) if said not in ("", "0") else NATIVE
+    return path if said != "0" and path.is_file() and cpu_flags() >= CPU_FLAGS else None
+
+
+def cpu_flags() -> set[str]:
+    """What the first core can do, as Linux names it."""
+    lines = _read("/proc/cpuinfo").splitlines()
+    return set(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
 
 
 def _read(path: str) -> str:

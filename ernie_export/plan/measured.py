@@ -54,6 +54,7 @@ CACHE_BYTES = {
     "tensorrt": 2,
     "tensorrt_rtx": 2,
 }
+NATIVE_CACHE_BYTES = 2
 
 # A build: anonymous memory with torch 2.13 and transformers 5.24, shapes of 0.01 to 0.4 B parameters.
 

@@ -1,7 +1,8 @@
 """What an engine holds in memory, by runtime; the numbers are measured.py's.
 
 ONNX Runtime on the CPU keeps no packed matrix where it lies in its file, but copies each into its
-kernels' own order when it opens.  What TensorRT will hold is assumed, and said to be.
+kernels' own order when it opens; the native operators copy none.  What TensorRT will hold is assumed, and
+said to be.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from ernie_export.plan.measured import (
     FLOAT,
     GPU_ACTIVATION,
     GPU_OVERHEAD,
+    NATIVE_CACHE_BYTES,
 )
+from ernie_export.plan.native import runs_natively
 from ernie_export.plan.setting import Setting
 from ernie_export.plan.weights import PARTS, Part, part_of, shares_head, weight_files
 
@@ -73,33 +76,34 @@ def memory(config: ErnieConfig, target: Target, setting: Setting) -> Memory:
     overhead = CPU_OVERHEAD if on_cpu else GPU_OVERHEAD
     all_weights = sum(weights.values())
     cache = kv_cache(config, target, setting)
-    active = cpu_activations(config, setting) if on_cpu else gpu_activations(config, setting)
+    active = cpu_activations(config, target, setting) if on_cpu else gpu_activations(config, setting)
     return Memory(
         weights=weights,
         kv_cache=cache,
         activations=active,
         overhead=overhead,
         running=all_weights + cache + active + overhead,
-        opening=overhead + (cpu_opening(config, files, setting, weights) if on_cpu else all_weights),
+        opening=overhead + opening(config, target, files, setting, weights),
     )
 
 
 def kv_cache(config: ErnieConfig, target: Target, setting: Setting) -> int:
     """Allocated whole when a session starts; keys and values of every layer."""
-    return setting.batch * setting.context * kv_bytes(config, target)
+    return setting.batch * setting.context * kv_bytes(config, target, setting)
 
 
-def kv_bytes(config: ErnieConfig, target: Target) -> int:
+def kv_bytes(config: ErnieConfig, target: Target, setting: Setting) -> int:
     """Of one token of one row."""
     width = config.num_key_value_heads * config.head_dim
-    return 2 * config.num_hidden_layers * width * CACHE_BYTES[target.runtime]
+    each = NATIVE_CACHE_BYTES if runs_natively(config, target, setting) else CACHE_BYTES[target.runtime]
+    return 2 * config.num_hidden_layers * width * each
 
 
 def held(
     config: ErnieConfig, target: Target, files: list[WeightFile], setting: Setting
 ) -> Iterator[tuple[Part, Stored, int]]:
     """What the runtime holds of each initializer, for which part; twice where it lies in its file and is copied."""
-    if target.runtime != "onnxruntime-cpu":
+    if target.runtime != "onnxruntime-cpu" or runs_natively(config, target, setting):
         yield from ((part_of(stored.name), stored, stored.nbytes) for stored in initializers(files))
         return
     for stored in initializers(files):
@@ -132,6 +136,15 @@ def cpu_copy(stored: Stored, setting: Setting) -> int:
     return each * math.prod(stored.shape)
 
 
+def opening(
+    config: ErnieConfig, target: Target, files: list[WeightFile], setting: Setting, weights: dict[Part, int]
+) -> int:
+    """What the weights take while the engine opens, at the highest point."""
+    if target.runtime != "onnxruntime-cpu":
+        return sum(weights.values())
+    return 0 if runs_natively(config, target, setting) else cpu_opening(config, files, setting, weights)
+
+
 def cpu_opening(
     config: ErnieConfig, files: list[WeightFile], setting: Setting, weights: dict[Part, int]
 ) -> int:
@@ -148,11 +161,13 @@ def cpu_opening(
     return max(folding, copies + max((each.nbytes for each in matrices if each not in half), default=0))
 
 
-def cpu_activations(config: ErnieConfig, setting: Setting) -> int:
+def cpu_activations(config: ErnieConfig, target: Target, setting: Setting) -> int:
     """While a piece of a prompt is fed: its widest layer, and the logits of the last token alone."""
     hidden, inner = config.hidden_size, config.moe_intermediate_size
     scores = FLOAT * config.num_attention_heads * setting.context
-    piece = max(1, min(setting.prompt, CPU_PIECE, CPU_SCORES // scores))
+    native = runs_natively(config, target, setting)
+    most = CPU_PIECE if native else min(CPU_PIECE, CPU_SCORES // scores)
+    piece = max(1, min(setting.prompt, most))
     widest = dense_width(config)
     for layer in config.moe_layers:
         every = runs_all_experts(setting.parts, layer)

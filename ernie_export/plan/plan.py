@@ -12,6 +12,7 @@ from ernie_export.plan.building import Building, building
 from ernie_export.plan.changes import Change, changes, furthest
 from ernie_export.plan.measured import CPU_PIECE, GPU_OVERHEAD, MIB
 from ernie_export.plan.memory import Memory, memory
+from ernie_export.plan.native import runs_natively
 from ernie_export.plan.setting import Setting
 from ernie_export.plan.traffic import Traffic, traffic
 from ernie_export.plan.weights import Part, bytes_by_part, weight_files
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from ernie_export.recipe import Recipe
     from ernie_export.target import Target
 
+NATIVE = "native operators read every matrix where it lies in its file; the KV cache is fp16"
+OWN = (
+    "the KV cache is fp32; every matrix is copied into the order of the kernels when the engine opens, fp16 ones "
+    "as fp32, the embedding is read from its file"
+)
 PROMPT = 512
 """Tokens of a prompt, if nothing else is said."""
 
@@ -113,7 +119,13 @@ def setting_of(config: ErnieConfig, recipe: Recipe, context: int | None, batch: 
             f"A context of {context} is asked for, the checkpoint promises {promised}",
             f"Ask for at most {promised}.",
         )
-    return Setting(parts=recipe.parts, context=context, batch=batch, prompt=min(prompt, context))
+    return Setting(
+        parts=recipe.parts,
+        context=context,
+        batch=batch,
+        prompt=min(prompt, context),
+        native=machine.native_operators() is not None,
+    )
 
 
 def peak_memory(config: ErnieConfig, target: Target, recipe: Recipe, context: int) -> int:
@@ -143,7 +155,11 @@ def assumptions(
     said = {
         "use": f"{setting.batch} row{'s' * (setting.batch > 1)} of up to {setting.context:,} tokens, "
         f"prompts of up to {setting.prompt:,}",
-        **(of_this_machine(bandwidth) if target.memory is None else of_the_table(target)),
+        **(
+            of_this_machine(runs_natively(config, target, setting), bandwidth)
+            if target.memory is None
+            else of_the_table(target)
+        ),
         "tokens/s": "the weights, and at a full context the cache, are read once a token at that bandwidth "
         "and nothing else takes time; no program reaches it",
     }
@@ -159,15 +175,14 @@ def assumptions(
     return said
 
 
-def of_this_machine(bandwidth: float | None) -> dict[str, str]:
+def of_this_machine(native: bool, bandwidth: float | None) -> dict[str, str]:
     return {
         "memory": "what is free on this machine now",
         "bandwidth": f"{bandwidth / 1e9:.1f} GB/s, measured now"
         if bandwidth
         else "unknown: too little memory is free to measure it",
-        "engine": "the KV cache is fp32; every matrix is copied into the order of the kernels when the engine "
-        "opens, fp16 ones as fp32, the embedding is read from its file, and prompts are fed in pieces of at most "
-        f"{CPU_PIECE} tokens: measured with ONNX Runtime 1.32",
+        "engine": f"{NATIVE if native else OWN}, and prompts are fed in pieces of at most {CPU_PIECE} "
+        "tokens: measured with ONNX Runtime 1.32",
     }
 
 

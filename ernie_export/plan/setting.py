@@ -17,3 +17,5 @@ class Setting(BaseModel):
     """Rows at once."""
     prompt: int
     """Most tokens of a row that are fed in one call."""
+    native: bool = False
+    """Whether the machine has the native operators of engine/native; they take over what suits them."""

@@ -49,7 +49,7 @@ def traffic(config: ErnieConfig, target: Target, setting: Setting, bandwidth: fl
         elif part == "experts":
             size *= read_in[int(stored.name.split(".")[1])] / config.moe_num_experts
         weights[part] += size
-    read, cache = sum(weights.values()), setting.batch * setting.context * kv_bytes(config, target)
+    read, cache = sum(weights.values()), setting.batch * setting.context * kv_bytes(config, target, setting)
     return Traffic(
         batch=setting.batch,
         experts_read=sum(read_in.values()) / len(read_in) if read_in else 0.0,

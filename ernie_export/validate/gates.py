@@ -48,9 +48,9 @@ METRICS = (
     "perplexity.reference", "perplexity.export", "perplexity.ratio",
     "greedy.agreement", "greedy.agreement_min",
     "decode.max_difference", "batch.max_difference", "probes.max_difference",
-    "operators.exact_error", "operators.routing_error", "operators.attention_error", "operators.dense_error",
-    "operators.shared_error", "operators.experts_error", "operators.cache_error", "operators.head_error",
-    "operators.embedding_error",
+    "operators.exact_error", "operators.routing_error", "operators.core_error", "operators.attention_error",
+    "operators.dense_error", "operators.shared_error", "operators.experts_error", "operators.cache_error",
+    "operators.head_error", "operators.embedding_error",
     "weights.misplaced", "weights.relative_error", "weights.block_error",
     "activations.largest", "memory.peak_bytes",
 )  # fmt: skip

@@ -27,7 +27,7 @@ States = Mapping[str, Array]
 CORE = ".attention.core.output"
 #: The part that an operator belongs to, by a piece of its name; the first that fits.
 KINDS = {
-    CORE: "exact",
+    CORE: "core",
     ".attention.": "attention",
     "_norm.": "exact",
     ".after_attention": "exact",

@@ -289,6 +289,7 @@ HEADLINES = {
     "perplexity.ratio": "Perplexity, export over checkpoint",
     "operators.exact_error": "Error of operators that must be exact",
     "operators.routing_error": "Error of the routers",
+    "operators.core_error": "Error of attention itself",
     "operators.attention_error": "Error of attention's weights",
     "operators.experts_error": "Error of the experts, the worst of them",
     "operators.shared_error": "Error of the shared experts",

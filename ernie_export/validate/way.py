@@ -63,7 +63,8 @@ def choose(
     engine = UNKNOWN * sum(sizes(folder / graph).files.values())
     needed = 2 * engine + reference.largest_bytes  # as it ships, and showing its routers
     if parts is not None:
-        setting = Setting(parts=parts, context=tokens, batch=batch, prompt=tokens)
+        native = machine.native_operators() is not None
+        setting = Setting(parts=parts, context=tokens, batch=batch, prompt=tokens, native=native)
         with suppress(UserError):  # a target of another version, or none: its files tell enough
             planned = memory(reference.config, Target.find(target), setting)
             engine, needed = planned.peak, validating.whole(reference.config, planned)

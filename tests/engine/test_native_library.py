@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,27 +13,11 @@ import pytest
 from ernie_export.engine import native_library
 from ernie_export.engine.open import open_engine
 from ernie_export.engine.opened_graph import opened_graph
+from ernie_export.plan import machine
 from ernie_export.reference.transformers_model import Reference
 from ernie_export.validate.metrics import compare_logits, logits_metrics
 
 BuiltBundle = Callable[[str], Path]
-ROOT = Path(__file__).parents[2]
-HEADERS = [ROOT / "build/onnxruntime-headers/usr/include/onnxruntime", Path("/usr/include/onnxruntime")]
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    missing = native_library.CPU_FLAGS - native_library.cpu_flags()
-    headers = next((folder for folder in HEADERS if (folder / "onnxruntime_cxx_api.h").exists()), None)
-    if missing:
-        pytest.skip(f"this CPU lacks {', '.join(sorted(missing))}")
-    if not shutil.which("g++") or not headers:
-        pytest.skip("g++ or ONNX Runtime's C++ headers are missing: run `make system-deps`")
-    flags = (native_library.SOURCES / "flags").read_text().split()
-    built = tmp_path_factory.mktemp("native") / "libernie_cpu.so"
-    source = native_library.SOURCES / "operators.cpp"
-    subprocess.run(["g++", *flags, "-Werror", "-isystem", headers, source, "-o", built], check=True)
-    return built
 
 
 @pytest.mark.parametrize(("recipe", "most"), [("int4", 1.3), ("int4-small", 1.3), ("int8", 3.0)])
@@ -50,7 +32,7 @@ def test_its_answers_are_as_good(
     want = Reference.open(nano).run(ids[None]).logits[0]
     kl = {}
     for said in ("0", str(library)):
-        monkeypatch.setenv(native_library.SWITCH, said)
+        monkeypatch.setenv(machine.SWITCH, said)
         session = open_engine(built).start(2, 140)
         parts = [session.feed([ids[:99].tolist(), ids[:5].tolist()], all_logits=True).logits[0]]
         for at in range(99, 130):
@@ -67,18 +49,18 @@ def test_it_is_used_where_it_suits_alone(
     packed, floats = (opened_graph(bundle(name) / "model.onnx") for name in ("int4", "fp32"))
     library = tmp_path / "libernie_cpu.so"
     library.touch()
-    monkeypatch.setattr(native_library, "BUILT", library)
-    monkeypatch.setattr(native_library, "cpu_flags", lambda: native_library.CPU_FLAGS | {"sse"})
-    monkeypatch.delenv(native_library.SWITCH, raising=False)
-    assert native_library.library_for(packed) == library
-    assert native_library.library_for(floats) is None
-    monkeypatch.setenv(native_library.SWITCH, "0")
-    assert native_library.library_for(packed) is None
-    monkeypatch.setenv(native_library.SWITCH, os.fspath(tmp_path / "other.so"))
-    assert native_library.library_for(packed) is None
-    monkeypatch.delenv(native_library.SWITCH)
-    monkeypatch.setattr(native_library, "cpu_flags", lambda: {"sse"})
-    assert native_library.library_for(packed) is None
+    monkeypatch.setattr(machine, "NATIVE", library)
+    monkeypatch.setattr(machine, "cpu_flags", lambda: machine.CPU_FLAGS | {"sse"})
+    monkeypatch.delenv(machine.SWITCH, raising=False)
+    assert native_library.prepare(packed) == library
+    assert native_library.prepare(floats) is None
+    monkeypatch.setenv(machine.SWITCH, "0")
+    assert native_library.prepare(packed) is None
+    monkeypatch.setenv(machine.SWITCH, os.fspath(tmp_path / "other.so"))
+    assert native_library.prepare(packed) is None
+    monkeypatch.delenv(machine.SWITCH)
+    monkeypatch.setattr(machine, "cpu_flags", lambda: {"sse"})
+    assert native_library.prepare(packed) is None
 
 
 def test_rows_that_are_no_whole_chunks_are_left_to_the_bodies(bundle: BuiltBundle) -> None:
@@ -89,3 +71,25 @@ def test_rows_that_are_no_whole_chunks_are_left_to_the_bodies(bundle: BuiltBundl
     down.dims[-1] = 96 // 2
     assert not native_library.suits(graph)
     assert not native_library.suits(onnx.ModelProto())
+
+
+def test_the_cache_is_fp16_and_never_copied(
+    bundle: BuiltBundle, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(machine.SWITCH, str(library))
+    session = open_engine(bundle("int4")).start(2, 40)
+    session.feed([[5, 6, 7], [8]])
+    assert {buffer.dtype for buffer in session.cache.values()} == {np.dtype(np.float16)}
+    for buffer in session.cache.values():
+        assert buffer[0, :, :3].any(axis=(1, 2)).all() and not buffer[0, :, 3:].any()
+        assert buffer[1, :, :1].any(axis=(1, 2)).all() and not buffer[1, :, 1:].any()
+
+
+def test_pieces_need_not_be_cut_for_scores(
+    bundle: BuiltBundle, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for said, piece in ((str(library), 512), ("0", 16)):
+        monkeypatch.setenv(machine.SWITCH, said)
+        engine = open_engine(bundle("int4"))
+        engine.info = engine.info.model_copy(update={"num_attention_heads": 2048})
+        assert engine.start(1, 2048).piece == piece

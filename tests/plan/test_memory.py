@@ -9,6 +9,7 @@ import pytest
 from ernie_export.checkpoint import shapes
 from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.engine import onnxruntime
+from ernie_export.plan import machine
 from ernie_export.plan.measured import CPU_PIECE, CPU_SCORES, GPU_OVERHEAD
 from ernie_export.plan.memory import Memory, memory
 from ernie_export.plan.setting import Setting
@@ -37,7 +38,10 @@ def of(config: ErnieConfig, target: str, parts: Parts, **use: int) -> Memory:
 
 @pytest.mark.parametrize("name", ["int4", "fp16"])
 def test_within_15_percent_of_what_an_engine_takes(name: str, nano: Path, bundle) -> None:
-    planned = of(ErnieConfig.read(nano), "cpu", Recipe.find(name).parts, context=512, prompt=500)
+    native = machine.native_operators() is not None
+    planned = of(
+        ErnieConfig.read(nano), "cpu", Recipe.find(name).parts, context=512, prompt=500, native=native
+    )
     ran = subprocess.run(
         [sys.executable, "-c", HIGHEST, bundle(name)], check=True, capture_output=True, text=True
     )
@@ -64,6 +68,19 @@ def test_the_cpu_holds_the_cache_and_fp16_layers_as_fp32(the_21b: ErnieConfig) -
     assert cpu.weights["head"] == 2 * gpu.weights["embedding"] and gpu.weights["head"] == 0
     assert cpu.weights["embedding"] == gpu.weights["embedding"]
     assert cpu.opening > sum(cpu.weights.values())  # fp16 turns to fp32 before the first form goes
+
+
+def test_native_operators_hold_the_cache_as_fp16_and_copy_no_weight(
+    the_21b: ErnieConfig, int4_everywhere: Parts
+) -> None:
+    own, native = (of(the_21b, "cpu", int4_everywhere, context=32768, native=has) for has in (False, True))
+    gpu = of(the_21b, "h100", int4_everywhere, context=32768)
+    assert native.weights == gpu.weights and native.kv_cache == gpu.kv_cache == own.kv_cache / 2
+    assert native.opening < own.opening / 10 and native.overhead == own.overhead
+    assert native.activations > own.activations  # pieces are cut for GroupQueryAttention's scores
+    floats = Recipe.find("fp16").parts
+    assert of(the_21b, "cpu", floats, native=True) == of(the_21b, "cpu", floats)
+    assert of(the_21b, "h100", int4_everywhere, native=True, context=32768) == gpu
 
 
 @pytest.mark.parametrize("target", ["cpu", "h100"])

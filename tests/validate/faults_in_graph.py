@@ -236,7 +236,7 @@ def scaled_embedding(g: Graph) -> None:
 
 
 EXACT, ROUTING, EXPERTS = "operators.exact_error", "operators.routing_error", "operators.experts_error"
-CORE = "layers.3.attention.core"
+ATTENTION, CORE = "operators.core_error", "layers.3.attention.core"
 
 FAULTS = [
     Fault("correction bias ignored in the choice", ROUTING, "layers.3.routing", graph(bias_ignored)),
@@ -265,15 +265,15 @@ FAULTS = [
         graph(lambda g: attribute(g.maker("layers.0.input_norm.output"), "epsilon", 1e-6)),
     ),
     Fault("last layer skipped", EXACT, "norm.output", graph(last_layer_skipped)),
-    Fault("half-split RoPE", EXACT, CORE, graph(half_split_rope)),
+    Fault("half-split RoPE", ATTENTION, CORE, graph(half_split_rope)),
     Fault(
-        "softmax without its scale", EXACT, CORE,
+        "softmax without its scale", ATTENTION, CORE,
         graph(lambda g: attribute(g.maker(f"{CORE}.output"), "scale", 1.0)),
     ),
-    Fault("keys and values swapped", EXACT, CORE, graph(key_for_value)),
-    Fault("query heads at the wrong KV head", EXACT, CORE, graph(heads_in_another_order)),
-    Fault("a sliding window where there is none", EXACT, CORE, graph(sliding_window)),
-    Fault("a token sees its follower", EXACT, CORE, graph(sees_the_next_token)),
+    Fault("keys and values swapped", ATTENTION, CORE, graph(key_for_value)),
+    Fault("query heads at the wrong KV head", ATTENTION, CORE, graph(heads_in_another_order)),
+    Fault("a sliding window where there is none", ATTENTION, CORE, graph(sliding_window)),
+    Fault("a token sees its follower", ATTENTION, CORE, graph(sees_the_next_token)),
     Fault("cache length one short", "error", "GroupQueryAttention", graph(cache_length_one_short)),
     Fault("zero point off by one", "operators.shared_error", "layers.2.shared.up", graph(zero_point), INT4),
     Fault("a square matrix not transposed", "operators.attention_error", "layers.2.attention.q",

@@ -1,9 +1,10 @@
-// QuantizedLinear and MoEExperts of the domain `ernie` for ONNX Runtime on a CPU with AVX-512 VNNI.
+// QuantizedLinear, MoEExperts and CachedAttention of the domain `ernie` for ONNX Runtime on a CPU with AVX-512 VNNI.
 //
 // Registered, they take the place of the function bodies in a bundle's graph and read the weights where
-// they lie in its mapped files: nothing is copied or reordered when the engine opens.
+// they lie in its mapped files: nothing is copied or reordered when the engine opens.  The KV cache is fp16.
 //
-// Shapes: X tokens (B·S), H hidden size, E experts, k experts a token, I an expert's inner size.
+// Shapes: X tokens (B·S), H hidden size, E experts, k experts a token, I an expert's inner size; of attention,
+// B rows, S new tokens, P rows of the past cache, L of the present one, D a head's width.
 
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
@@ -12,6 +13,7 @@
 #include <array>
 #include <vector>
 
+#include "attention.h"
 #include "gate.h"
 #include "panel.h"
 
@@ -20,10 +22,12 @@ namespace {
 using ernie::Activations;
 using ernie::Buffer;
 using ernie::Matrix;
+using ernie::Queries;
 using Types = std::vector<ONNXTensorElementDataType>;
 constexpr auto F32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 constexpr auto F16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
 constexpr auto U8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+constexpr auto I32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
 constexpr auto I64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
 constexpr int64_t FEW = 3;  // activations that are multiplied row by row; more of them by panels
 
@@ -212,6 +216,141 @@ struct Experts {
   }
 };
 
+// query [B,S,heads·D], key and value [B,S,kv·D], past keys and values [B,kv,P,D], cos and sin [positions, D/2],
+// position_ids [B,S], seqlens_k [B] (rows of the cache that are then in use, less one), total
+//   → output [B,S,heads·D], present keys and values [B,kv,L,D], L = max(P, total)
+// New rows go in at max(seqlens_k + 1 − S, 0); where present is past, in the same memory, nothing else is written.
+struct Attention {
+  static constexpr const char* name = "CachedAttention";
+  static inline const Types inputs{F32, F32, F32, F16, F16, F32, F32, I64, I32, I32}, outputs{F32, F16, F16};
+  static constexpr int64_t TILE = 16;   // tokens whose queries are answered together
+  static constexpr int64_t SPAN = 512;  // keys of a task, where there is no second tile
+
+  int64_t heads, kv_heads;
+  float scale;
+  explicit Attention(const Ort::ConstKernelInfo& info)
+      : heads(info.GetAttribute<int64_t>("num_heads")), kv_heads(info.GetAttribute<int64_t>("kv_num_heads")),
+        scale(info.GetAttribute<float>("scale")) {}
+
+  // The cache of one call, and where the new tokens stand in it.
+  struct Cache {
+    int64_t B, S, L, D;
+    uint16_t *keys, *values;
+    std::vector<int64_t> starts;  // [B]: the rows that were there before
+  };
+
+  struct Rope {
+    const float *cos, *sin;
+    const int64_t* positions;
+    int64_t D;
+    template <class To>
+    void operator()(const float* x, int64_t token, float factor, To* to) const {
+      const int64_t at = positions[token] * D / 2;
+      ernie::rotate(x, cos + at, sin + at, factor, D, to);
+    }
+  };
+
+  void Compute(OrtKernelContext* raw) const {
+    Ort::KernelContext context(raw);
+    const auto query_shape = shape(context.GetInput(0)), past_shape = shape(context.GetInput(3));
+    Cache cache{query_shape[0], query_shape[1], std::max<int64_t>(past_shape[2], *context.GetInput(9).GetTensorData<int32_t>()),
+                past_shape[3], nullptr, nullptr, {}};
+    const int32_t* last = context.GetInput(8).GetTensorData<int32_t>();
+    for (int64_t b = 0; b < cache.B; ++b) {
+      if (last[b] < 0) ORT_CXX_API_THROW("a row has no last token", ORT_INVALID_ARGUMENT);
+      cache.starts.push_back(std::max<int64_t>(last[b] + 1 - cache.S, 0));
+    }
+    const Rope rope{context.GetInput(5).GetTensorData<float>(), context.GetInput(6).GetTensorData<float>(),
+                    context.GetInput(7).GetTensorData<int64_t>(), cache.D};
+    require(cache, rope, shape(context.GetInput(5))[0], query_shape[2]);
+    float* output = context.GetOutput(0, query_shape).GetTensorMutableData<float>();
+    cache.keys = present(context, 3, 1, cache);
+    cache.values = present(context, 4, 2, cache);
+    if (!cache.B || !cache.S) return;
+    append(context, cache, rope);
+    attend(context, cache, rope, output);
+  }
+
+  void require(const Cache& cache, const Rope& rope, int64_t positions, int64_t width) const {
+    if (cache.D % 16 || width != heads * cache.D || heads % kv_heads)
+      ORT_CXX_API_THROW("heads must be a multiple of 16 wide, and of the key-value heads in number", ORT_INVALID_ARGUMENT);
+    for (int64_t token = 0; token < cache.B * cache.S; ++token)
+      if (rope.positions[token] < 0 || rope.positions[token] >= positions)
+        ORT_CXX_API_THROW("a position is beyond the context", ORT_INVALID_ARGUMENT);
+    for (const int64_t start : cache.starts)
+      if (start + cache.S > cache.L) ORT_CXX_API_THROW("the cache is too short for its new rows", ORT_INVALID_ARGUMENT);
+  }
+
+  // The present cache of an output, its first rows those of the past.
+  static uint16_t* present(const Ort::KernelContext& context, size_t input, size_t output, const Cache& cache) {
+    const auto past = context.GetInput(input);
+    auto dims = shape(past);
+    const int64_t P = dims[2];
+    dims[2] = cache.L;
+    auto* to = static_cast<uint16_t*>(context.GetOutput(output, dims).GetTensorMutableRawData());
+    const auto* from = static_cast<const uint16_t*>(past.GetTensorRawData());
+    if (from == to) return to;
+    for (int64_t head = 0; head < dims[0] * dims[1]; ++head) {
+      std::copy_n(from + head * P * cache.D, P * cache.D, to + head * cache.L * cache.D);
+      std::fill_n(to + (head * cache.L + P) * cache.D, (cache.L - P) * cache.D, 0);
+    }
+    return to;
+  }
+
+  void append(const Ort::KernelContext& context, const Cache& cache, const Rope& rope) const {
+    const float *keys = context.GetInput(1).GetTensorData<float>(), *values = context.GetInput(2).GetTensorData<float>();
+    const int64_t D = cache.D;
+    parallel(context, divided(cache.B * cache.S, TILE), [&](int64_t tile) {
+      for (int64_t token = tile * TILE; token < std::min((tile + 1) * TILE, cache.B * cache.S); ++token)
+        for (int64_t head = 0; head < kv_heads; ++head) {
+          const int64_t b = token / cache.S, from = (token * kv_heads + head) * D;
+          const int64_t to = ((b * kv_heads + head) * cache.L + cache.starts[b] + token % cache.S) * D;
+          rope(keys + from, token, 1.0f, cache.keys + to);
+          for (int64_t d = 0; d < D; d += 16) ernie::store(cache.values + to + d, ernie::load(values + from + d));
+        }
+    });
+  }
+
+  // Each task: the queries of a tile of tokens and a group of heads, over a span of the cache.
+  void attend(const Ort::KernelContext& context, const Cache& cache, const Rope& rope, float* output) const {
+    const float* queries = context.GetInput(0).GetTensorData<float>();
+    const int64_t group = heads / kv_heads, tiles = divided(cache.S, TILE), D = cache.D;
+    const int64_t longest = *std::max_element(cache.starts.begin(), cache.starts.end()) + cache.S;
+    const int64_t spans = tiles > 1 ? 1 : divided(longest, SPAN), most = std::min(TILE, cache.S) * group;
+    const Buffer<float> found(tiles * cache.B * kv_heads * spans * most * (D + 2));  // sums of values, weights; most
+    const auto run = [&](int64_t task, auto&& with) {  // the longest first
+      const int64_t head = task % kv_heads, b = task / kv_heads % cache.B, tile = tiles - 1 - task / kv_heads / cache.B;
+      const int64_t first = b * cache.S + tile * TILE, tokens = std::min(TILE, cache.S - tile * TILE);
+      with(head, b, tile * TILE, first, tokens * group);
+    };
+    // Of the m-th query of a tile, whose first token of all is `first`: where it lies in `queries` and `output`.
+    const auto place = [&](int64_t first, int64_t head, int64_t m) {
+      return ((first + m / group) * heads + head * group + m % group) * D;
+    };
+    parallel(context, tiles * cache.B * kv_heads * spans, [&](int64_t task) {
+      run(task / spans, [&](int64_t head, int64_t b, int64_t token, int64_t first, int64_t M) {
+        thread_local Queries each;
+        each.begin(M, D);
+        for (int64_t m = 0; m < M; ++m) rope(queries + place(first, head, m), first + m / group, scale, each.query(m));
+        const int64_t seen = cache.starts[b] + token + 1, begin = task % spans * SPAN;  // by the first of the tokens
+        const int64_t end = seen + (M - 1) / group, at = (b * kv_heads + head) * cache.L * D;
+        each.attend(cache.keys + at, cache.values + at, begin, spans > 1 ? std::min(end, begin + SPAN) : end,
+                    [&](int64_t m) { return seen + m / group; });
+        float* to = found.data() + task * most * (D + 2);
+        std::copy_n(each.out(), M * D, to);
+        std::copy_n(each.sums(), M, to + most * D);
+        std::copy_n(each.most(), M, to + most * (D + 1));
+      });
+    });
+    parallel(context, tiles * cache.B * kv_heads, [&](int64_t task) {
+      run(task, [&](int64_t head, int64_t, int64_t, int64_t first, int64_t M) {
+        const float* from = found.data() + task * spans * most * (D + 2);
+        for (int64_t m = 0; m < M; ++m) ernie::join(from, spans, most, m, D, output + place(first, head, m));
+      });
+    });
+  }
+};
+
 template <class Kernel>
 struct Operator : Ort::CustomOpBase<Operator<Kernel>, Kernel> {
   void* CreateKernel(const OrtApi&, const OrtKernelInfo* info) const { return new Kernel(Ort::ConstKernelInfo(info)); }
@@ -229,10 +368,12 @@ extern "C" OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
   Ort::InitApi(base->GetApi(ORT_API_VERSION));
   static const Operator<Linear> linear;
   static const Operator<Experts> experts;
+  static const Operator<Attention> attention;
   static Ort::CustomOpDomain domain = [] {
     Ort::CustomOpDomain made("ernie");
     made.Add(&linear);
     made.Add(&experts);
+    made.Add(&attention);
     return made;
   }();
   try {
