@@ -48,15 +48,16 @@ def measure(bundle: Path, length: int) -> dict[str, Any]:
 
     config, recipe = ErnieConfig.read(bundle), Recipe.read(bundle / "recipe.toml")
     native = machine.native_operators() is not None
-    setting = Setting(parts=recipe.parts, context=length + TOKENS, batch=1, prompt=length, native=native)
+    prompt = length - TOKENS
+    setting = Setting(parts=recipe.parts, context=length, batch=1, prompt=prompt, native=native)
     planned = kv_cache(config, Target.find("cpu"), setting)
     engine = open_engine(bundle)
-    session = engine.start(1, setting.context)
+    session = engine.start(1, length)
     feed(engine, session, 1, 0)  # what is set up once, of the threads
     session.truncate(0, 0)
     opened = held().anonymous
     with Highest() as highest:
-        prefill = feed(engine, session, length, 0)
+        prefill = feed(engine, session, prompt, 0)
         times = [feed(engine, session, 1, number) for number in range(TOKENS)]
     return {
         "native_operators": native,
@@ -100,9 +101,7 @@ def main() -> None:
         if bundle is None:
             synthetic.synthesize("21b", Path(name) / "checkpoint", Silent(), LAYERS)
             recipe = Recipe.find(RECIPE)
-            bundle = build(
-                Path(name) / "checkpoint", recipe, max(given.lengths) + TOKENS, Path(name) / "bundle"
-            )
+            bundle = build(Path(name) / "checkpoint", recipe, max(given.lengths), Path(name) / "bundle")
         kinds = [True, False] if machine.native_operators() else [False]
         result = {
             "layers": ErnieConfig.read(bundle).num_hidden_layers,
