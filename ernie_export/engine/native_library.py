@@ -1,7 +1,7 @@
 """The native operators of `native/`, where they have been built and this machine and this graph suit them.
 
 Without them ONNX Runtime runs the function bodies in the graph, copies every packed matrix into its kernels'
-own order when an engine opens, and reads a KV cache in fp32: it takes one in fp16 too, at half the speed.
+own order when an engine opens, and keeps the KV cache in fp32.
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ def prepare(model: onnx.ModelProto) -> Path | None:
         if value.name.startswith((PAST, PRESENT)):
             value.type.tensor_type.elem_type = FLOAT16
     return library
+
+
+def takes_over(path: Path) -> bool:
+    """Whether an engine on this graph runs them here, and its cache is fp16."""
+    import onnx
+
+    return native_operators() is not None and suits(onnx.load(path, load_external_data=False))
 
 
 def suits(model: onnx.ModelProto) -> bool:

@@ -17,7 +17,7 @@ SWITCH = "ERNIE_EXPORT_NATIVE"
 """An environment variable: `0` for none, or the path of another library."""
 CPU_FLAGS = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "f16c"}
 CHUNK, HEAD = 128, 16
-"""What those operators take: rows of a multiple of so many weights, and heads as wide as a multiple of so many numbers."""
+"""What those operators take: rows of a multiple of so many weights, heads a multiple of so many numbers wide."""
 
 
 def memory() -> tuple[int, int]:

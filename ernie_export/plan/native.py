@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def runs_natively(config: ErnieConfig, target: Target, setting: Setting) -> bool:
-    """As engine/native_library.py decides of the graph itself, from its shapes alone."""
-    if target.runtime != "onnxruntime-cpu" or not setting.native or config.head_dim % HEAD:
+    """As engine/native_library.py decides of the graph itself, from its shapes alone; a kit runs without them."""
+    if target.runtime != "onnxruntime-cpu" or target.is_kit or not setting.native or config.head_dim % HEAD:
         return False
     found, parts = False, setting.parts
     for name, (dtype, shape) in initializers(config, parts, 1):

@@ -27,6 +27,8 @@ LEARNT = math.log(2)
 """Nats a token that a model must be better than chance, to be a model of the text."""
 HALF = 2e-3
 """Relative error of an operator in fp16: a few of its last digits (2⁻¹¹ each)."""
+OVER_CACHE = ("operators.core_", "operators.cache_")
+"""Beginnings of what is rounded where the KV cache alone is fp16."""
 
 
 def applicable(
@@ -74,15 +76,26 @@ def applicable(
     ]
 
 
-def in_half_precision(gates: Mapping[str, Bounds]) -> dict[str, Bounds]:
-    """The gates for a graph that has attention, and prefill, in fp16: what asks for fp32's last digits asks for fp16's.
+def with_attention(gates: Mapping[str, Bounds]) -> dict[str, Bounds]:
+    """With a gate on attention itself: what must be exact includes it where a recipe says nothing of it alone."""
+    exact = gates.get("operators.exact_error")
+    return {"operators.core_error": exact, **gates} if exact else dict(gates)
+
+
+def in_half_precision(
+    gates: Mapping[str, Bounds], which: tuple[str, ...] = ("operators.",)
+) -> dict[str, Bounds]:
+    """The gates for a graph that computes in fp16: what asks for fp32's last digits asks for fp16's.
 
     Routing, the embedding and the weights are not rounded, and their gates stay.
+
+    Args:
+        which: beginnings of what is rounded, all operators (attention, and prefill, are fp16) or `OVER_CACHE`.
     """
     stay = ("operators.routing_", "operators.embedding_")
     result = dict(gates)
     for name, gate in gates.items():
-        if name.startswith("operators.") and not name.startswith(stay) and gate.max is not None:
+        if name.startswith(which) and not name.startswith(stay) and gate.max is not None:
             result[name] = Limit(gate.min, max(gate.max, HALF))
     return result
 

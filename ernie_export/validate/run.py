@@ -11,6 +11,7 @@ from pathlib import Path
 import ernie_export
 from ernie_export.calibrate.record import CalibrationRecord
 from ernie_export.checkpoint.checkpoint import Checkpoint
+from ernie_export.engine import native_library
 from ernie_export.engine.compatibility import runs_here
 from ernie_export.engine.found import driver
 from ernie_export.engine.info import EngineInfo
@@ -24,7 +25,7 @@ from ernie_export.recipe import Recipe
 from ernie_export.reference.layers import LayeredReference
 from ernie_export.reference.recording import Kept, Recording
 from ernie_export.validate import environment, identity, segments
-from ernie_export.validate.applicable import applicable, in_half_precision
+from ernie_export.validate.applicable import OVER_CACHE, applicable, in_half_precision, with_attention
 from ernie_export.validate.fault import first_fault
 from ernie_export.validate.findings import Findings
 from ernie_export.validate.gates import Bounds, evaluate
@@ -121,8 +122,14 @@ def validate(
         found.notes.append(
             f"{what} the graph that the engine is built from, in ONNX Runtime on this machine's CPU{missing}"
         )
+    gates = with_attention(gates)
     if info.runtime in (*SEALED, *ON_GPUS):
         gates = in_half_precision(gates)
+    elif native_library.takes_over(folder / info.graph):
+        gates = in_half_precision(gates, OVER_CACHE)
+        found.notes.append(
+            "Native operators ran: attention, over an fp16 KV cache, is held to fp16's last digits"
+        )
     asked, idle = applicable(gates, source.config, parts, found.metrics, chosen.opens_whole)
     found.notes += idle
     results = evaluate(found.metrics, asked)

@@ -31,6 +31,7 @@ def test_where_they_are_and_everything_suits(the_21b: ErnieConfig, int4_everywhe
     assert planned(the_21b, int4_everywhere)
     assert not planned(the_21b, int4_everywhere, native=False)
     assert not planned(the_21b, int4_everywhere, "h100")
+    assert not planned(the_21b, int4_everywhere, "x86-64")  # a kit
     half = PartFormat(format="fp16")
     assert planned(the_21b, int4_everywhere.model_copy(update={"attention": half}))
     one_layer = int4_everywhere.model_copy(update={"layers": {"3": LayerParts(experts=half)}})

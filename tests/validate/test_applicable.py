@@ -8,7 +8,8 @@ import pytest
 
 from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.recipe import Recipe
-from ernie_export.validate.applicable import applicable
+from ernie_export.validate.applicable import HALF, OVER_CACHE, applicable, in_half_precision, with_attention
+from ernie_export.validate.gates import Limit
 
 QUALITY = {
     "logits.kl_mean", "logits.kl_p99", "logits.same_top1", "routing.agreement", "perplexity.ratio",
@@ -65,3 +66,22 @@ def test_a_perplexity_that_is_not_known_excuses_nothing(
 
 def test_where_no_weight_is_an_integer_quality_must_be_kept_whatever_it_is(config: ErnieConfig) -> None:
     assert left_out(config, "fp32", 1e6) == left_out(config, "fp16", 1e6) == (set(), [])
+
+
+def test_attention_is_held_to_what_must_be_exact_where_a_recipe_says_nothing_of_it() -> None:
+    exact, core = Limit(max=1e-5), Limit(max=1e-3)
+    earlier = {"operators.exact_error": exact}
+    assert with_attention(earlier) == earlier | {"operators.core_error": exact}
+    assert with_attention(earlier | {"operators.core_error": core})["operators.core_error"] == core
+    assert with_attention({}) == {}
+
+
+def test_over_an_fp16_cache_attention_alone_is_held_to_fp16s_last_digits() -> None:
+    gates = with_attention(Recipe.find("int4").gates)
+    half = in_half_precision(gates, OVER_CACHE)
+    changed = {name for name in gates if half[name] != gates[name]}
+    assert changed == {"operators.core_error", "operators.cache_error"}
+    assert {half[name].max for name in changed} == {HALF}
+    assert "operators.exact_error" in {
+        name for name, gate in in_half_precision(gates).items() if gate.max == HALF
+    }
