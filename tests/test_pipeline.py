@@ -26,7 +26,7 @@ CPU = Target.find("cpu")
 
 #: A build in a process of its own that is killed at the n-th sign of progress of a kind (any, if none is named).
 KILLED = """
-import os, signal, sys
+import os, signal, sys, threading
 from contextlib import contextmanager
 from pathlib import Path
 from ernie_export import atomic, pipeline
@@ -34,13 +34,15 @@ from ernie_export.recipe import Recipe
 from ernie_export.target import Target
 
 left, kind = int(sys.argv[3]), sys.argv[4]
+counting = threading.Lock()  # two threads tell of themselves, and neither may count past the other's check
 
 def one_more(where):
     global left
-    left -= kind in where
-    os.write(1, where.encode() + bytes([10]))  # two threads tell of themselves: a line is one write
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+    with counting:
+        left -= kind in where
+        os.write(1, where.encode() + bytes([10]))
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 class Step:
     def advance(self, amount=1):
