@@ -52,3 +52,18 @@ def test_without_the_builder_nothing_is_begun(
     with pytest.raises(UserError, match=r"built with tensorrt_rtx, which does not load here"):
         pipeline.build(nano, RTX, Recipe.find("int4"), tmp_path / "bundle")
     assert not (tmp_path / ".bundle.partial/bundle/model.onnx").exists()
+
+
+@pytest.mark.slow
+def test_the_same_inputs_give_the_same_engines(
+    tmp_path: Path, nano: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the folder is called, and whatever else the environment holds."""
+    engines = ("engines/decode.engine", "engines/prefill.engine", "engines/decode.layers.txt")
+    made = []
+    for name in ("bundle", "a-bundle-whose-folder-has-a-much-longer-name"):
+        monkeypatch.setenv("ERNIE_EXPORT_TEST", name * 40)
+        output = tmp_path / name
+        assert pipeline.build(nano, RTX, Recipe.find("int4"), output).verdict == "passed"
+        made.append([(output / engine).read_bytes() for engine in engines])
+    assert made[0] == made[1]

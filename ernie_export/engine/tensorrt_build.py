@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_export.engine.tensorrt_job import Job, Result, Shapes
+from ernie_export.engine.tensorrt_variants import variant_of
 from ernie_export.errors import WorkError
 
 if TYPE_CHECKING:
@@ -86,12 +88,25 @@ def profile_of(graph: onnx.ModelProto, batch: int, context: int) -> dict[str, Sh
     return result
 
 
+def _environment(module: str) -> dict[str, str]:
+    """All of it where a GPU is used, whose driver may be told something; else where libraries are found, no more:
+    the same graph is to give the same bytes."""
+    if not variant_of(module).builds_anywhere:
+        return dict(os.environ)
+    return {name: os.environ[name] for name in ("PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
+
+
 def _run(job: Job, step: Step, seconds: float) -> Result:
     command = [sys.executable, "-m", "ernie_export.engine.tensorrt_job"]
     with (
         tempfile.TemporaryFile("w+") as complaints,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+            env=_environment(job.module),
         ) as process,
     ):
         assert process.stdin and process.stdout

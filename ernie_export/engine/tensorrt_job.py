@@ -2,6 +2,10 @@
 
 `python -m ernie_export.engine.tensorrt_job` reads a Job from its input and writes JSON lines: how far it is,
 then a Result or what is wrong.  On a device this needs TensorRT's Python package alone.
+
+TensorRT for RTX orders free sizes by where they lie in memory: the same engine comes out with a few bytes exchanged
+unless memory is laid out as it was.  So it is: addresses are not random, the environment is empty but for where
+libraries are found (tensorrt_build.py), and the build has a thread, and with that an arena, of its own.
 """
 
 from __future__ import annotations
@@ -12,11 +16,12 @@ import re
 import resource
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ernie_export.child import die_with_parent
+from ernie_export.child import at_the_same_addresses, die_with_parent
 from ernie_export.engine.tensorrt import load_plugins
 from ernie_export.engine.tensorrt_variants import variant_of
 from ernie_export.errors import WorkError
@@ -102,7 +107,9 @@ def build(job: Job) -> Result:
     kept = Path(job.timing_cache) if job.timing_cache and variant.times_kernels else None
     if kept:
         earlier = kept.read_bytes() if kept.is_file() else b""
-        config.set_timing_cache(config.create_timing_cache(earlier), ignore_mismatch=False)
+        # One that is damaged, or another version's, is none: all is timed anew.
+        cache = config.create_timing_cache(earlier) or config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
     engine = builder.build_serialized_network(network, config)
     if engine is None or logger.refused:
         raise ValueError("; ".join([*logger.refused, *logger.errors]) or "it says nothing of why")
@@ -182,12 +189,14 @@ def tell(**what: Any) -> None:
 
 
 def main() -> None:
+    at_the_same_addresses()
     die_with_parent()
     job = Job(**json.loads(sys.stdin.read()))
     if job.memory:
         resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))
     try:
-        tell(result=asdict(build(job)))
+        with ThreadPoolExecutor(1) as thread:  # its memory is its own, and lies the same whatever was before
+            tell(result=asdict(thread.submit(build, job).result()))
     except WorkError as error:
         tell(error=error.cause)
     except (ValueError, ImportError) as error:
