@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ernie_export.engine.requires import Binary, Requires
 
 MANIFEST = "manifest.json"
+#: e_machine of an ELF file's header.
+ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 TITLES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 
 
@@ -62,12 +64,14 @@ def mismatches(folder: Path, requires: Requires, here: Found) -> Iterator[UserEr
     for binary, what in binaries:
         if binary:
             yield from _binary(folder, binary, what)
+    if requires.plugin:
+        yield from _plugin(folder / requires.plugin.path, here)
     yield from _checkpoint(folder, requires)
 
 
 def free_memory(info: EngineInfo, here: Found | None = None) -> int:
     """Bytes that an engine can have: all of a GPU's own memory if it runs there, else what the system has free."""
-    if info.requires and info.requires.module in VARIANTS:
+    if info.requires and (info.requires.module in VARIANTS or info.requires.provider):
         here = here or found.find(info.requires.module)
         if here.gpu and not here.gpu.shares_memory:
             return here.gpu.memory
@@ -166,6 +170,21 @@ def _binary(folder: Path, binary: Binary, what: str) -> Iterator[UserError]:
             f"The {what} {path} is not the one that was built: its SHA-256 begins with {digest[:12]}, "
             f"needed is {binary.sha256[:12]}",
             again,
+        )
+
+
+def _plugin(path: Path, here: Found) -> Iterator[UserError]:
+    """What the file says of itself: a kit that was put together by hand has a digest that is right."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(20)
+    except OSError:
+        return  # told already
+    machine = ELF_MACHINES.get(int.from_bytes(head[18:], "little"))
+    if head.startswith(b"\x7fELF") and machine and machine != here.architecture:
+        yield UserError(
+            f"The plugin library {path} is for {machine}, this machine is {here.architecture}",
+            "Build the kit for this target again; `make plugins` makes the libraries of both.",
         )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent / "plugins"
 LIBRARY = "libernie_plugins.so"
 SAYS = "library.json"
-_AGAIN = "Run `make plugins` in a checkout of ernie-export, or install a wheel that was built from one"
+_AGAIN = "Run `make plugins` in a checkout of ernie-export, or install a wheel that was built from one."
 
 
 class PluginLibrary(BaseModel):
@@ -65,7 +65,7 @@ def find(
     if cuda is not None and numbers(cuda)[0] < numbers(library.cuda)[0]:
         raise UserError(
             f"The TensorRT plugins are compiled with CUDA {library.cuda}, the driver takes {cuda} at most",
-            f"Install a driver for CUDA {numbers(library.cuda)[0]} (580 or newer)",
+            f"Install a driver for CUDA {numbers(library.cuda)[0]} (580 or newer).",
         )
     if sm is not None and sm not in library.sm:
         raise UserError(

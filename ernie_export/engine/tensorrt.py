@@ -8,6 +8,7 @@ CUDA graph after its first run, and launched again from then on.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 PAST, PRESENT = "past_key_values.", "present."
 IDS, POSITIONS, MASK, KEPT, LOGITS = "input_ids", "position_ids", "attention_mask", "kept", "logits"
 NAMESPACE = "ernie"
+PLUGINS = ("MoERouting", "MoEExperts", "QuantizedLinear", "CachedAttention")
 PHASES: tuple[Phase, Phase] = ("prefill", "decode")
 AGAIN = "Check the bundle with `ernie-export verify`; if it is whole, build it again here."
 
@@ -279,16 +281,35 @@ class TensorRTSession(BatchSession):
 def load_plugins(trt: Any, library: Path) -> None:
     """
     Raises:
-        WorkError: it cannot be loaded.
+        WorkError: it cannot be loaded, or lacks one.
     """
     registry = trt.get_plugin_registry()
-    if any(creator.plugin_namespace == NAMESPACE for creator in registry.all_creators):
+
+    def missing() -> list[str]:
+        there = {each.name for each in registry.all_creators if each.plugin_namespace == NAMESPACE}
+        return [name for name in PLUGINS if name not in there]
+
+    if not missing():
         return  # for another engine of this process
     if registry.load_library(str(library.absolute())) is None:
         raise WorkError(
-            f"{trt.__name__} {trt.__version__} does not load the plugins {library}",
+            f"{trt.__name__} {trt.__version__} does not load the plugins {library} ({_why_not(library)})",
             "Run `make plugins`, and build the kit again.",
         )
+    if lacks := missing():
+        raise WorkError(
+            f"The plugins {library} lack {', '.join(lacks)}: they are another version's",
+            "Run `make plugins`, and build the kit again.",
+        )
+
+
+def _why_not(library: Path) -> str:
+    """As the system's loader tells it; TensorRT says nothing."""
+    try:
+        ctypes.CDLL(str(library.absolute()))
+    except OSError as error:
+        return str(error)
+    return "the system does"
 
 
 def _logger(trt: Any) -> Any:

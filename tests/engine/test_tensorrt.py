@@ -11,15 +11,19 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-from ernie_export.engine import weight_map
+from ernie_export.engine import tensorrt_build, weight_map
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.interface import Engine
 from ernie_export.engine.open import open_engine, open_graph
+from ernie_export.engine.tensorrt import load_plugins
 from ernie_export.errors import UserError, WorkError
 from ernie_export.generate.generator import generate
 from ernie_export.generate.sampling import Sampling
+from ernie_export.graph.lower import Lowered, lower
+from ernie_export.progress import Silent
 from ernie_export.validate.asking import tried
 from ernie_export.validate.gates import evaluate
 from ernie_export.validate.selfcheck import SelfCheck
@@ -261,6 +265,40 @@ def test_damage(folder: Path, tmp_path: Path, kind: str) -> None:
     damage(copy)
     with pytest.raises((UserError, WorkError), match=words):
         open_engine(copy)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            b"x" * 100,
+            r"tensorrt 10.16.0.72 does not load the plugins .* \(.*(file too short|invalid ELF header)",
+        ),
+        (b"\x7fELF, no MoEExperts", r"The plugins .* lack MoEExperts: they are another version's"),
+    ],
+)
+def test_plugins_that_an_engine_cannot_call(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, words: str
+) -> None:
+    import tensorrt  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(tensorrt.IPluginRegistry, "all_creators", ())
+    library = tmp_path / "libernie_plugins.so"
+    library.write_bytes(content)
+    with pytest.raises(WorkError, match=words):
+        load_plugins(tensorrt, library)
+
+
+def test_a_damaged_timing_cache_is_none(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"damaged")
+    model = lower(onnx.load(folder / "model.onnx", load_external_data=False), Lowered("decode", 512, 2, True))
+    with Silent().step("") as step:
+        tensorrt_build.build(
+            model.SerializeToString(), tensorrt_build.profile_of(model, 2, 512), tmp_path / "e", tmp_path / "l",
+            "tensorrt", step, plugins=folder / "plugins/libernie_plugins.so", timing_cache=cache,
+        )  # fmt: skip
+    assert cache.read_bytes() == b"timed;"
 
 
 def test_times_of_kernels_are_kept_and_layers_inspected(made: tuple[Path, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ from ernie_export.bundle.files import UNLISTED
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.write import seal
 from ernie_export.checkpoint.config import ErnieConfig
-from ernie_export.engine import weight_map
+from ernie_export.digest import sha256_of
+from ernie_export.engine import plugin_library, weight_map
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.tensorrt_variants import VARIANTS
 from ernie_export.graph.weights import read_layout
@@ -47,6 +49,17 @@ def packed(bundle: Path, folder: Path, target: str) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
     seal(folder, report.model_copy(update={"target": target}), manifest.claims)
+    return folder
+
+
+def library(folder: Path, architecture: str = "x86_64", sm: str = "9.0") -> Path:
+    """What `make plugins` would have put there, for the double of TensorRT."""
+    place = folder / f"linux-{architecture}-cuda13"
+    place.mkdir(parents=True)
+    path = place / plugin_library.LIBRARY
+    path.write_bytes(b"\x7fELF, of the tests")
+    says = {"cuda": "13.2", "sm": [sm], "tensorrt": "10.14.1", "sha256": sha256_of(path)}
+    (place / plugin_library.SAYS).write_text(json.dumps(says))
     return folder
 
 

@@ -39,23 +39,14 @@ class Place(NamedTuple):
     environment: dict[str, str]
 
 
-def library(folder: Path, architecture: str = "x86_64", sm: str = "9.0") -> Path:
-    """What `make plugins` would have put there, for the double."""
-    place = folder / f"linux-{architecture}-cuda13"
-    place.mkdir(parents=True)
-    path = place / plugin_library.LIBRARY
-    path.write_bytes(b"\x7fELF, of the tests")
-    says = {"cuda": "13.2", "sm": [sm], "tensorrt": "10.14.1", "sha256": sha256_of(path)}
-    (place / plugin_library.SAYS).write_text(json.dumps(says))
-    return folder
-
-
 def placed(bundle: Path, base: Path, target: str, python: Path, compiler: str = "gcc", **more: str) -> Place:
     """A kit for a target, and a machine that the doubles make one of its kind."""
     purpose = Target.find(target)
     assert purpose.sm and purpose.architecture
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugin_library, "FOLDER", library(base / "plugins", purpose.architecture, purpose.sm))
+        patch.setattr(
+            plugin_library, "FOLDER", making.library(base / "plugins", purpose.architecture, purpose.sm)
+        )
         for name, value in (("PREFILL", (64,)), ("DECODE", (64,)), ("TOKENS", 4)):
             patch.setattr(bench, name, value)
         kit = making.packed(bundle, base / "kit", target)
@@ -167,8 +158,8 @@ def test_too_little_memory_of_the_device_says_what_to_change(place: Place, tmp_p
 
 
 def test_memory_is_the_gpus_own_where_it_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def info(module: str) -> EngineInfo:
-        return cast(EngineInfo, SimpleNamespace(requires=SimpleNamespace(module=module)))
+    def info(module: str, provider: str | None = None) -> EngineInfo:
+        return cast(EngineInfo, SimpleNamespace(requires=SimpleNamespace(module=module, provider=provider)))
 
     def here(shares: bool) -> Found:
         return Found("x86_64", VERSION, "", "13.2", Gpu("a GPU", "9.0", 80 << 30, shares), "")
@@ -177,6 +168,7 @@ def test_memory_is_the_gpus_own_where_it_has_its_own(monkeypatch: pytest.MonkeyP
     assert free_memory(info("tensorrt"), here(False)) == 80 << 30
     assert free_memory(info("tensorrt"), here(True)) == 4 << 30
     assert free_memory(info("onnxruntime"), here(False)) == 4 << 30
+    assert free_memory(info("onnxruntime", "CUDAExecutionProvider"), here(False)) == 80 << 30
 
 
 def test_a_build_that_was_out_of_memory_goes_on(place: Place, tmp_path: Path) -> None:
@@ -207,7 +199,7 @@ def test_plugins_that_are_missing_are_told_before_the_work(
     monkeypatch.setattr(plugin_library, "FOLDER", tmp_path / "none")
     with pytest.raises(UserError, match=r"no TensorRT plugins for aarch64 here. Run `make plugins` .* wheel"):
         build("jetson-agx-orin-64gb")
-    monkeypatch.setattr(plugin_library, "FOLDER", library(tmp_path / "plugins", "aarch64", "11.0"))
+    monkeypatch.setattr(plugin_library, "FOLDER", making.library(tmp_path / "plugins", "aarch64", "11.0"))
     with pytest.raises(UserError, match=r"are for compute capability 11.0, the GPU has 8.7"):
         build("jetson-agx-orin-64gb")
     assert not (tmp_path / ".kit.partial").exists()
@@ -228,7 +220,7 @@ def test_build_makes_a_kit_for_a_jetson(nano: Path, tmp_path: Path, monkeypatch:
     from ernie_export import pipeline
     from ernie_export.recipe import Recipe
 
-    monkeypatch.setattr(plugin_library, "FOLDER", library(tmp_path / "plugins", "aarch64", "8.7"))
+    monkeypatch.setattr(plugin_library, "FOLDER", making.library(tmp_path / "plugins", "aarch64", "8.7"))
     result = pipeline.build(nano, Target.find("jetson-agx-orin-64gb"), Recipe.find("int4"), tmp_path / "kit")
     assert result.verdict == "passed" and result.kit and not verify(result.bundle)
     requires = EngineInfo.read(result.bundle).requires

@@ -10,12 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ernie_export.bundle.files import UNLISTED
 from ernie_export.bundle.manifest import Manifest
+from ernie_export.bundle.write import seal
+from ernie_export.engine import plugin_library
 from ernie_export.engine.found import Found, Gpu
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.requires import Binary, Requires
 from ernie_export.stack import Stack
-from tests.kit.making import packed
+from ernie_export.target import Target
+from ernie_export.validate.report import Report
+from tests.kit.making import library, packed
 
 ORIN = Found("aarch64", "10.16.0.72", "", "13.2", Gpu("Orin", "8.7", 64 << 30), "NVIDIA Jetson AGX Orin")
 SERVER = Found("x86_64", "11.4.0.106", "", "13.2", Gpu("NVIDIA H100 80GB HBM3", "9.0", 80 << 30), "")
@@ -32,6 +39,12 @@ class Scene:
     """Rows and tokens of the cache that is asked for; None: the engine is only opened."""
     kit: bool = False
     """It is a kit, and what is asked for is its building."""
+    act: Callable[[], object] | None = None
+    """What is asked for, where it is something else."""
+    memory: int = 64 << 30
+    """Bytes that are free, of the system's memory."""
+    disk: int = 64 << 30
+    """Bytes that are free."""
 
     def on(self, **other: Any) -> Scene:
         return replace(self, here=replace(self.here, **other))
@@ -60,7 +73,21 @@ class Place:
         return Scene(Path(shutil.copytree(self.whole(), self.root / "bundle")), CPU)
 
     def kit(self, target: str, here: Found) -> Scene:
-        return Scene(packed(self.whole(), self.root / "bundle", target), here, kit=True)
+        """With a library of plugins that is one only by its name, where the target has plugins."""
+        with pytest.MonkeyPatch.context() as patch:
+            purpose = Target.find(target)
+            if purpose.sm and purpose.architecture:
+                folder = library(self.root / "plugins", purpose.architecture, purpose.sm)
+                patch.setattr(plugin_library, "FOLDER", folder)
+            return Scene(packed(self.whole(), self.root / "bundle", target), here, kit=True)
+
+    def sealed_anew(self, scene: Scene) -> Scene:
+        """As somebody would who changes a kit by hand and lists its files again."""
+        manifest, report = Manifest.read(scene.bundle), Report.read(scene.bundle / Report.FILE)
+        for name in UNLISTED:
+            (scene.bundle / name).unlink(missing_ok=True)
+        seal(scene.bundle, report, manifest.claims)
+        return scene
 
     def engine(self, stack: str, here: Found) -> Scene:
         """An engine of TensorRT's as far as the load check sees it: the two files that it would load are noise."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests import answer_table
-from tests.refusals import files, kits, machines
+from tests.refusals import files, kits, machines, plugins
 from tests.refusals.refusal import Refusals
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "refusals.md"
@@ -15,6 +15,7 @@ KINDS: tuple[Refusals, ...] = (
     machines.GPUS,
     machines.LIMITS,
     files.BINARIES,
+    plugins.PLUGINS,
     files.DOCUMENTS,
     kits.KITS,
 )

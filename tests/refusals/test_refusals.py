@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,8 +14,9 @@ from ernie_export.engine import found
 from ernie_export.engine.compatibility import mismatches
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.open import open_engine
-from ernie_export.errors import UserError
+from ernie_export.errors import ErnieExportError
 from ernie_export.kit.build import Settings, build
+from ernie_export.plan import machine
 from ernie_export.progress import Silent
 from tests.refusals import table
 from tests.refusals.refusal import Place, Refusal, Refusals, Scene
@@ -49,13 +52,17 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     scene = refusal.lay_out(place)
     monkeypatch.setattr(found, "find", lambda _module: scene.here)
-    with pytest.raises(UserError) as caught:
+    monkeypatch.setattr(machine, "memory", lambda: (64 << 30, scene.memory))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=scene.disk))
+    with pytest.raises(ErnieExportError) as caught:
+        if scene.act:
+            scene.act()
         if scene.kit:
             build(scene.bundle, place.root / "built", Settings(), Silent())
         engine = open_engine(scene.bundle)
         assert scene.feed
         engine.start(*scene.feed)
-    answer = str(caught.value).replace(f"{place.root}/", "")
+    answer = str(caught.value).replace(f"{place.root}/", "").replace(str(place.root), ".")
     assert "\n" not in answer and caught.value.remedy
     if request.config.getoption("--write-refusals", default=False):
         answers[table.key(kind, refusal.name)] = answer

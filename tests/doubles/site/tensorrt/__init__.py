@@ -85,10 +85,13 @@ class IPluginRegistry:
     all_creators = ()
 
     def load_library(self, plugin_path):
-        if not os.path.isabs(plugin_path) or not Path(plugin_path).read_bytes().startswith(b"\x7fELF"):
+        content = Path(plugin_path).read_bytes()
+        if not os.path.isabs(plugin_path) or not content.startswith(b"\x7fELF"):
             return None
         IPluginRegistry.all_creators = [
-            _Creator(name) for name in ("MoERouting", "MoEExperts", "QuantizedLinear", "CachedAttention")
+            _Creator(name)
+            for name in ("MoERouting", "MoEExperts", "QuantizedLinear", "CachedAttention")
+            if f"no {name}".encode() not in content
         ]
         return object()
 
@@ -137,7 +140,8 @@ class IBuilderConfig:
         return len(self.profiles) - 1
 
     def create_timing_cache(self, serialized_timing_cache):
-        return ITimingCache(bytes(serialized_timing_cache))
+        data = bytes(serialized_timing_cache)
+        return None if data.replace(b"timed;", b"") else ITimingCache(data)
 
     def set_timing_cache(self, cache, ignore_mismatch):
         self.cache = cache
