@@ -20,13 +20,19 @@ def triton(
         int | None, typer.Option(metavar="N", help="Tokens of a sequence; without it, as the bundle takes.")
     ] = None,
     sequences: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Sequences that have a cache at once.")
-    ] = 8,
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Sequences that have a cache at once; without it eight, or the engine's most.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Make a model of Triton Inference Server of a bundle: its graph, its weights, and the configuration.
+    """Make a model of Triton Inference Server of a bundle, and its configuration.
 
-    Weight files are linked, not copied, where the repository is on the bundle's file system.
+    A graph is for its ONNX Runtime backend; engines of TensorRT are run by its Python backend. Files are linked, not
+    copied, where the repository is on the bundle's file system.
     """
     from ernie_export.cli.outputs import TritonOutput
     from ernie_export.triton.repository import CONFIG, make_repository

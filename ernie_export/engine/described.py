@@ -1,10 +1,11 @@
-"""Whether engine.json describes what a runtime has opened."""
+"""engine.json where there is no pydantic to read it, and whether it describes what a runtime has opened."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 from ernie_export.errors import UserError
 
@@ -35,3 +36,14 @@ def require_described(path: Path, info: EngineInfo, shapes: Mapping[str, Sequenc
                 f"{path} says {said} {what}, the graph has {', '.join(map(str, is_so))}",
                 "Fetch or build the bundle again.",
             )
+
+
+def as_info(content: Mapping[str, Any]) -> EngineInfo:
+    """Its fields as attributes. `build` checked it when it wrote it, and digests say that it did."""
+    requires = content.get("requires") or {}
+    binaries = {
+        name: SimpleNamespace(**requires[name]) if requires.get(name) else None
+        for name in ("engine", "prefill", "plugin")
+    }
+    needs = SimpleNamespace(**{**requires, **binaries})
+    return cast("EngineInfo", SimpleNamespace(**{**content, "requires": needs}))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ernie_export import regular_file
 from ernie_export.bundle.files import MANIFEST, REPORT, compare, walk
+from ernie_export.engine.described import as_info
 from ernie_export.errors import UserError
 from ernie_export.progress import Progress
 from ernie_export.spelling import seal_of
@@ -116,14 +115,3 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (it is no table)", AGAIN)
     return content
-
-
-def as_info(content: Mapping[str, Any]) -> EngineInfo:
-    """engine.json with its fields as attributes. `build` checked it when it wrote it, and digests say that it did."""
-    requires = content.get("requires") or {}
-    binaries = {
-        name: SimpleNamespace(**requires[name]) if requires.get(name) else None
-        for name in ("engine", "prefill", "plugin")
-    }
-    needs = SimpleNamespace(**{**requires, **binaries})
-    return cast("EngineInfo", SimpleNamespace(**{**content, "requires": needs}))

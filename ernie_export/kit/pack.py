@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ast
-import io
 import json
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ernie_export
 from ernie_export.bench import bench
+from ernie_export.bundle import archive
 from ernie_export.engine import plugin_library
 from ernie_export.engine.opened_graph import opened_graph
 from ernie_export.engine.tensorrt import PHASES
@@ -40,7 +38,6 @@ DOCUMENTS, ENGINES = 32 << 20, 256 << 20
 """Bytes that a build writes beside engines, and as engines of TensorRT, whose weights stay where they are;
 generously."""
 SHEBANG = b"#!/usr/bin/env python3\n"
-EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def files(
@@ -96,51 +93,5 @@ def plan(info: EngineInfo, config: ErnieConfig, recipe: Recipe, target: Target) 
 
 def program() -> bytes:
     """kit.pyz: the modules that run on the device, as a file that Python starts."""
-    made = io.BytesIO(SHEBANG)
-    made.seek(0, io.SEEK_END)
-    # Stored, not deflated: another zlib would give other bytes.
-    with zipfile.ZipFile(made, "a", zipfile.ZIP_STORED) as archive:
-        archive.writestr(
-            zipfile.ZipInfo("__main__.py", EPOCH), (PACKAGE / "kit" / "__main__.py").read_bytes()
-        )
-        for name in modules():
-            path = _path(name)
-            inside = path.relative_to(PACKAGE.parent).as_posix()
-            archive.writestr(zipfile.ZipInfo(inside, EPOCH), path.read_bytes())
-    return made.getvalue()
-
-
-def modules() -> list[str]:
-    """Our own modules that the program imports, whenever it does."""
-    found: set[str] = set()
-    waiting = list(STARTS)
-    while waiting:
-        name = waiting.pop()
-        if name in found or not _exists(name):
-            continue
-        found.add(name)
-        waiting += [name.rpartition(".")[0]] if "." in name else []
-        waiting += _imports(ast.parse(_path(name).read_text("utf-8")))
-    return sorted(found)
-
-
-def _imports(node: ast.AST) -> Iterator[str]:
-    """Names that may be modules, those for the type checker alone left out."""
-    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-        return
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and node.module:
-        yield node.module
-        yield from (f"{node.module}.{alias.name}" for alias in node.names)
-    for child in ast.iter_child_nodes(node):
-        yield from _imports(child)
-
-
-def _exists(name: str) -> bool:
-    return name.partition(".")[0] == PACKAGE.name and _path(name).is_file()
-
-
-def _path(name: str) -> Path:
-    inside = PACKAGE.parent.joinpath(*name.split("."))
-    return inside / "__init__.py" if inside.is_dir() else inside.with_suffix(".py")
+    main = (PACKAGE / "kit" / "__main__.py").read_bytes()
+    return SHEBANG + archive.packed(STARTS, {"__main__.py": main})

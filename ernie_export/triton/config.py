@@ -1,7 +1,8 @@
-"""config.pbtxt for Triton's ONNX Runtime backend, of a graph's own inputs and outputs.
+"""config.pbtxt for Triton's ONNX Runtime backend, of a graph's own inputs and outputs, and for its Python backend.
 
-The KV cache is Triton's: a state of the sequence that a request belongs to, all zeros at its start, of a fixed length,
-read as past and written as present.  Everything else is what a client sends and gets.
+Of a graph the KV cache is Triton's: a state of the sequence that a request belongs to, all zeros at its start, of a
+fixed length, read as past and written as present.  Everything else is what a client sends and gets.  Of an engine
+the cache is its session's (serving.py), and Triton tells which sequence a request belongs to.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from ernie_export.triton import serving
 
 if TYPE_CHECKING:
     import onnx
@@ -74,6 +77,42 @@ def model_config(name: str, graph: onnx.ModelProto, context: int, sequences: int
         },
     }
     return "\n".join(lines(config)) + "\n"
+
+
+def engine_config(name: str, vocab_size: int, context: int, sequences: int) -> str:
+    """For serving.py."""
+    config: dict[str, Any] = {
+        "name": name,
+        "backend": "python",
+        "max_batch_size": sequences,
+        "input": [described(Binding(serving.IDS, "TYPE_INT64", (-1,)))],
+        "output": [described(Binding(serving.LOGITS, "TYPE_FP32", (1, vocab_size)))],
+        # The engine is built for one GPU, and its session has one cache.
+        "instance_group": [{"kind": Word("KIND_GPU"), "count": 1, "gpus": (0,)}],
+        "sequence_batching": {
+            "max_sequence_idle_microseconds": IDLE,
+            "control_input": [
+                flag(serving.START, "CONTROL_SEQUENCE_START"),
+                flag(serving.END, "CONTROL_SEQUENCE_END"),
+                control(serving.SEQUENCE, "CONTROL_SEQUENCE_CORRID", {"data_type": Word("TYPE_UINT64")}),
+            ],
+            "oldest": {"max_candidate_sequences": sequences},
+        },
+        "parameters": [
+            {"key": key, "value": {"string_value": str(value)}}
+            for key, value in ((serving.CONTEXT, context), (serving.SEQUENCES, sequences))
+        ],
+    }
+    return "\n".join(lines(config)) + "\n"
+
+
+def flag(name: str, kind: str) -> dict[str, Any]:
+    return control(name, kind, {"int32_false_true": (0, 1)})
+
+
+def control(name: str, kind: str, form: dict[str, Any]) -> dict[str, Any]:
+    """What Triton itself tells with each request."""
+    return {"name": name, "control": [{"kind": Word(kind), **form}]}
 
 
 def described(each: Binding) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,10 @@ from ernie_export.engine.info import EngineInfo
 from ernie_export.errors import UserError
 from ernie_export.reference.transformers_model import Reference
 from ernie_export.triton.repository import make_repository
-from plugins import fetch
 
 BuiltBundle = Callable[[str], Path]
 DTYPES = {"TYPE_FP32": "tensor(float)", "TYPE_FP16": "tensor(float16)", "TYPE_INT64": "tensor(int64)"}
 CONTEXT = 96
-
-
-@pytest.fixture(scope="module")
-def schema() -> Any:
-    """What protoc made of Triton's model_config.proto, as its own client brings it."""
-    path = fetch.folder("triton-schema") / "model_config_pb2.py"
-    spec = importlib.util.spec_from_file_location("model_config_pb2", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +109,12 @@ def test_what_is_refused(bundle: BuiltBundle, tmp_path: Path) -> None:
         (tmp_path / "there").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=said):
             make_repository(whole, tmp_path, name, context)
-    other = tmp_path / "rtx"
+    other = tmp_path / "other"
     other.mkdir()
-    info = EngineInfo.read(whole).model_copy(update={"runtime": "tensorrt_rtx"})
+    info = EngineInfo.read(whole).model_copy(update={"runtime": "onnxruntime-rtx"})
     (other / "engine.json").write_bytes(info.to_bytes())
     with pytest.raises(
-        UserError, match=r"tensorrt_rtx, which Triton has no backend for.* target cuda, or cpu"
+        UserError, match=r"onnxruntime-rtx, which Triton has no backend for.* target cuda or cpu, or"
     ):
         make_repository(other, tmp_path / "repository", "ernie")
     assert not (tmp_path / "repository/ernie").exists()
