@@ -353,7 +353,7 @@ def write_texts(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
         anywhere = info.requires.model_copy(update={"architecture": None})
         info = info.model_copy(update={"requires": anywhere})
     work.make_bytes(EngineInfo.FILE, info.to_bytes())
-    for_genai = genai.genai_config(checkpoint.config, GRAPH, info.max_context)
+    for_genai = genai.genai_config(checkpoint.config, GRAPH, info.max_context, target.runtime)
     work.make_bytes(genai.FILE, (json.dumps(for_genai, indent=1) + "\n").encode())
     work.make_bytes(RECIPE, recipe.to_toml().encode())
     for name in TEXTS:

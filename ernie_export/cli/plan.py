@@ -60,6 +60,14 @@ def plan(
     prompt: Annotated[
         int, typer.Option(metavar="P", min=1, help="Most tokens of a prompt, fed at once.")
     ] = 512,
+    memory: Annotated[
+        float | None,
+        typer.Option(metavar="GIB", min=0.1, help="What there is, in place of the target's figure."),
+    ] = None,
+    bandwidth: Annotated[
+        float | None,
+        typer.Option(metavar="GB/S", min=0.1, help="The memory's peak, in place of the target's."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Tell whether it fits, what takes how much memory, and how fast the memory's bandwidth lets it be.
@@ -70,7 +78,7 @@ def plan(
     from ernie_export.recipe import Recipe
     from ernie_export.target import Target
 
-    purpose, how = Target.find(target), Recipe.find(recipe)
+    purpose, how = Target.find(target).of_size(memory, bandwidth), Recipe.find(recipe)
     config, name = _config(checkpoint, like)
     made = plan(config, purpose, how, name, context, batch, prompt)
     if json:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ernie_export.engine.providers import CUDA
+
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
 
 FILE = "genai_config.json"
 
 
-def genai_config(config: ErnieConfig, graph: str, context: int) -> dict[str, Any]:
+#: onnxruntime-genai's own words for what a bundle runs on, by the runtime; none: the CPU.
+PROVIDERS: dict[str, dict[str, dict[str, str]]] = {
+    "onnxruntime-cuda": {"cuda": {"use_tf32": CUDA.options["use_tf32"]}},
+    "onnxruntime-rtx": {"NvTensorRtRtx": {}},
+}
+
+
+def genai_config(config: ErnieConfig, graph: str, context: int, runtime: str) -> dict[str, Any]:
     """What onnxruntime-genai must know of the graph; its names are those of graph/trace.py."""
+    providers = [PROVIDERS[runtime]] if runtime in PROVIDERS else []
     return {
         "model": {
             "type": "ernie4_5",
@@ -21,7 +31,7 @@ def genai_config(config: ErnieConfig, graph: str, context: int) -> dict[str, Any
             "vocab_size": config.vocab_size,
             "context_length": context,
             "decoder": {
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": providers},
                 "filename": graph,
                 "hidden_size": config.hidden_size,
                 "head_size": config.head_dim,

@@ -80,7 +80,7 @@ def plan(
     """
     setting = setting_of(config, recipe, context, batch, prompt)
     available = available_on(target)
-    bandwidth = target.bandwidth.gb_per_s * 1e9 if target.bandwidth else machine.bandwidth()
+    bandwidth = bandwidth_of(target)
     need = memory(config, target, setting)
     files = bytes_by_part(weight_files(config, setting.parts, setting.context))
 
@@ -141,11 +141,18 @@ def available_on(target: Target) -> int:
     if target.memory is None and target.needs_gpu:
         raise UserError(
             f"The target {target.name} is for any card, and so has no memory of its own to plan with",
-            "Plan for a card by its name: `--target l4`; `ernie-export targets` lists them.",
+            "Say how much yours has, `--memory 24` for 24 GiB, or plan for a card by its name: `--target l4`.",
         )
     if target.memory is None:
         return machine.memory()[1]
     return target.memory.bytes - (target.reserved.bytes if target.reserved else 0)
+
+
+def bandwidth_of(target: Target) -> float | None:
+    """Bytes a second; measured where the target is this machine, None where nobody knows it."""
+    if target.bandwidth:
+        return target.bandwidth.gb_per_s * 1e9
+    return machine.bandwidth() if target.memory is None else None
 
 
 def assumptions(
@@ -187,11 +194,14 @@ def of_this_machine(native: bool, bandwidth: float | None) -> dict[str, str]:
 
 
 def of_the_table(target: Target) -> dict[str, str]:
-    assert target.memory and target.reserved and target.bandwidth
+    assert target.memory and target.reserved
+    rate = target.bandwidth
     return {
         "memory": f"{target.memory.mib:,} MiB ({target.memory.source})",
         "reserved": f"{target.reserved.mib:,} MiB of it ({target.reserved.source})",
-        "bandwidth": f"{target.bandwidth.gb_per_s:g} GB/s ({target.bandwidth.source})",
+        "bandwidth": f"{rate.gb_per_s:g} GB/s ({rate.source})"
+        if rate
+        else "unknown: say it with --bandwidth",
         "engine": "assumed, none is built for this target yet: weights as their files hold them, KV cache and "
         f"activations in fp16, {GPU_OVERHEAD // MIB} MiB for the runtime",
     }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ernie_export.checkpoint.config import ErnieConfig
+from ernie_export.engine.genai import FILE, genai_config
 from ernie_export.generate.tokenizer import TextTokenizer
 from ernie_export.reference.transformers_model import Reference
 
@@ -39,3 +43,17 @@ def test_its_tokenizer_reads_ours(bundle: Callable[[str], Path], nano: Path) -> 
     text = "def f(x):\n    return x + 1  # 42"
     tokenizer = genai.Tokenizer(genai.Model(str(bundle("int4"))))
     assert list(tokenizer.encode(text)) == TextTokenizer.read(nano).encode(text)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime-cuda", "onnxruntime-rtx"])
+def test_it_is_told_what_a_bundle_runs_on(
+    bundle: Callable[[str], Path], nano: Path, tmp_path: Path, runtime: str
+) -> None:
+    """The package that is here has the CPU alone: it knows the name, and asks for its library for NVIDIA's GPUs."""
+    import onnxruntime_genai as genai
+
+    folder = shutil.copytree(bundle("fp32"), tmp_path / "bundle")
+    config = genai_config(ErnieConfig.read(nano), "model.onnx", 64, runtime)
+    (folder / FILE).write_text(json.dumps(config))
+    with pytest.raises(Exception, match="Cuda interface not available"):
+        genai.Model(str(folder))

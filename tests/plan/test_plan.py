@@ -34,9 +34,18 @@ def test_every_target_can_be_planned_for(target: str, the_21b: ErnieConfig, reci
 @pytest.mark.parametrize("target", ANY_GPU)
 def test_any_card_is_none_to_plan_for(target: str, the_21b: ErnieConfig, recipe: Recipe) -> None:
     with pytest.raises(
-        UserError, match=r"is for any card, and so has no memory .* by its name: `--target l4`"
+        UserError,
+        match=r"is for any card, and so has no memory .* `--memory 24` .* by its name: `--target l4`",
     ):
         of(the_21b, target, recipe)
+    card = Target.find(target).of_size(24, None)
+    found = plan(the_21b, card, recipe, "the 21B", 4096)
+    assert found.fits and found.available == 24 << 30 and found.bandwidth is None
+    assert found.needed < of(the_21b, "l4", recipe, context=4096).needed * 1.1
+    assert "say it with --bandwidth" in found.assumptions["bandwidth"]
+    assert not plan(the_21b, card.of_size(8, 300), recipe, "the 21B", 4096).fits
+    rate = plan(the_21b, card.of_size(None, 300), recipe, "the 21B", 4096).traffic[0].tokens_per_second
+    assert rate == of(the_21b, "l4", recipe, context=4096).traffic[0].tokens_per_second
 
 
 @pytest.mark.parametrize(
