@@ -16,7 +16,7 @@ from ernie_export import toml_file
 from ernie_export.errors import UserError
 from ernie_export.nearest import did_you_mean
 
-Format = Literal["fp32", "fp16", "int8", "int4"]
+Format = Literal["fp32", "fp16", "int8", "fp8", "nvfp4", "int4"]
 BlockSize = Literal[32, 64, 128]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -32,7 +32,7 @@ class PartFormat(_Table):
 
     format: Format
     block_size: BlockSize | None = None
-    """Weights along K that share a scale; integer formats only."""
+    """Weights along K that share a scale; integer formats only: fp8 has one a row, nvfp4 one for 16."""
 
     @model_validator(mode="after")
     def _block_size_goes_with_integers(self) -> PartFormat:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ernie_export.errors import UserError
+from ernie_export.target import Target
 
 if TYPE_CHECKING:
     from ernie_export.recipe import PartFormat, Recipe
-    from ernie_export.target import Target
 
 #: Block sizes of experts that ONNX Runtime's QMoE takes on GPUs (docs/onnxruntime-gpu.md says who says so).
 QMOE_BLOCKS = (64, 128)
+#: From which compute capability on a GPU has numbers of the format.
+LEAST_SM = {"fp8": (8, 9), "nvfp4": (10, 0)}
 
 
 def require_taken(target: Target, recipe: Recipe) -> None:
@@ -29,6 +31,8 @@ def require_taken(target: Target, recipe: Recipe) -> None:
 
 def refusal(target: Target, part: str, form: PartFormat) -> tuple[str, str] | None:
     """Why a target does not take the format of a part, and what to do; None: it does."""
+    if form.format in LEAST_SM:
+        return _of_small_floats(target, form.format)
     if target.bodies != "onnxruntime_gpu" or not part.startswith("experts") or form.block_size is None:
         return None
     if target.runtime == "onnxruntime-rtx" and form.format != "int4":
@@ -39,3 +43,19 @@ def refusal(target: Target, part: str, form: PartFormat) -> tuple[str, str] | No
             f"Give the part a block_size of {' or '.join(map(str, QMOE_BLOCKS))}.",
         )
     return None
+
+
+def _of_small_floats(target: Target, name: str) -> tuple[str, str] | None:
+    """TensorRT for RTX alone has bodies for them."""
+    least = LEAST_SM[name]
+    if target.runtime == "tensorrt_rtx" and _sm(target) >= least:
+        return None
+    takers = [each.name for each in Target.all() if each.runtime == "tensorrt_rtx" and _sm(each) >= least]
+    remedy = f"Build for {', '.join(takers)}, or with the recipe int4."
+    if target.runtime != "tensorrt_rtx":
+        return f"{name} is built for TensorRT for RTX alone", remedy
+    return f"its GPU is of SM {target.sm}, and {name} begins with {least[0]}.{least[1]}", remedy
+
+
+def _sm(target: Target) -> tuple[int, ...]:
+    return tuple(map(int, target.sm.split("."))) if target.sm else (0,)

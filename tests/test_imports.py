@@ -72,6 +72,7 @@ HEAVY_MODULES = {
     "model.ernie": {"torch"},
     "model.operators": {"torch"},
     "quantize.blocks": {"numba"},
+    "quantize.nvfp4_search": {"numba"},
     "validate.runners": {"polygraphy"},
 }
 """Modules that are made of something heavy; so they are imported inside functions, or by one another."""

@@ -10,7 +10,7 @@ from ernie_export.errors import UserError
 from ernie_export.recipe import PARTS, Calibration, Gate, LayerParts, PartFormat, Parts, Recipe
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
-FORMATS = st.builds(PartFormat, format=st.sampled_from(["fp32", "fp16"])) | st.builds(
+FORMATS = st.builds(PartFormat, format=st.sampled_from(["fp32", "fp16", "fp8", "nvfp4"])) | st.builds(
     PartFormat, format=st.sampled_from(["int8", "int4"]), block_size=st.sampled_from([32, 64, 128])
 )
 GATES = (
@@ -82,7 +82,7 @@ def refusal(path: Path) -> str:
 
 
 def test_the_recipes_that_come_along() -> None:
-    assert Recipe.names() == ["fp32", "fp16", "int8", "int4", "int4-gptq", "int4-small"]
+    assert Recipe.names() == ["fp32", "fp16", "int8", "fp8", "nvfp4", "int4", "int4-gptq", "int4-small"]
     for name in Recipe.names():
         recipe = Recipe.find(name)
         assert recipe.name == name
@@ -143,14 +143,15 @@ def test_a_name_before_a_path_and_a_path_before_nothing(
     [
         (
             "int44",
-            "No recipe is named 'int44'. Did you mean int4? Known: fp32, fp16, int8, int4, "
-            "int4-gptq, int4-small. Or name a file.",
+            "No recipe is named 'int44'. Did you mean int4? Known: fp32, fp16, int8, fp8, nvfp4, "
+            "int4, int4-gptq, int4-small. Or name a file.",
         ),
         ("", "No recipe is named ''. Known: fp32"),
         ("no/such", "There is no recipe no/such"),
         (
             "such.toml",
-            "There is no recipe such.toml. Name a file, or one of: fp32, fp16, int8, int4, int4-gptq, int4-small.",
+            "There is no recipe such.toml. Name a file, or one of: fp32, fp16, int8, fp8, nvfp4, int4, int4-gptq, "
+            "int4-small.",
         ),
     ],
 )

@@ -123,15 +123,17 @@ class Opened:
         names = [self.engine.get_tensor_name(at) for at in range(self.engine.num_io_tensors)]
         is_input = {name: self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names}
         self.shapes = {name: tuple(self.engine.get_tensor_shape(name)) for name in names}
-        self.dtypes = {name: np.dtype(trt.nptype(self.engine.get_tensor_dtype(name))) for name in names}
+        types = {name: self.engine.get_tensor_dtype(name) for name in names}
         self.inputs = [name for name in names if is_input[name]]
         self.outputs = [name for name in names if not is_input[name]]
         state = {IDS, POSITIONS, MASK, KEPT}
         self.weights = {
-            name: int(np.prod(self.shapes[name], dtype=np.int64)) * self.dtypes[name].itemsize
+            name: int(np.prod(self.shapes[name], dtype=np.int64)) * int(types[name].itemsize)
             for name in self.inputs
             if name not in state and not name.startswith(PAST)
         }
+        # Of all but the weights: numpy has no FP8.
+        self.dtypes = {name: np.dtype(trt.nptype(types[name])) for name in names if name not in self.weights}
 
     def require_shown(self, probes: Sequence[str]) -> None:
         for name in probes:

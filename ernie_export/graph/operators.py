@@ -8,20 +8,20 @@ from typing import Any
 
 DOMAIN = "ernie"
 VERSION = 1
-#: The overload of `MoEExperts` whose weights are floats.
-FLOAT = "float"
+#: Overloads: of `MoEExperts` whose weights are floats, and of all three whose codes are small floats, by their format.
+FLOAT, FP8, NVFP4 = "float", "fp8", "nvfp4"
 
 FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 #: Signature and attributes by operator; a `?` marks an input that may be left out, a trailing type its dtypes.
 SIGNATURES: dict[str, tuple[str, str, str]] = {
     "MoERouting": ("hidden weight bias", "indices scores", "k norm_min:float"),
     "MoEExperts": (
-        "hidden indices scores gate_up gate_up_scales? down down_scales?",
+        "hidden indices scores gate_up gate_up_scales? down down_scales? gate_up_matrix_scales? down_matrix_scales?",
         "y",
         "num_experts k bits block_size",
     ),
-    "QuantizedLinear": ("x weight scales", "y", "N K bits block_size"),
-    "QuantizedEmbedding": ("ids weight scales", "y", "bits block_size"),
+    "QuantizedLinear": ("x weight scales matrix_scales?", "y", "N K bits block_size"),
+    "QuantizedEmbedding": ("ids weight scales matrix_scales?", "y", "bits block_size"),
     "CachedAttention": (
         "query key value past_key past_value cos sin position_ids seqlens_k total_sequence_length",
         "output present_key present_value",
@@ -44,7 +44,7 @@ def opset() -> Any:
 def schema(name: str) -> Any:
     from onnx.defs import OpSchema
 
-    anything = [*FLOATS, "tensor(uint8)", "tensor(int32)", "tensor(int64)"]
+    anything = [*FLOATS, "tensor(float8e4m3fn)", "tensor(uint8)", "tensor(int32)", "tensor(int64)"]
     inputs, outputs, attributes = (part.split() for part in SIGNATURES[name])
 
     def parameter(word: str) -> Any:
@@ -74,27 +74,41 @@ def translations() -> dict[Any, Callable[..., Any]]:
 
     op, ops = opset(), torch.ops.ernie
 
+    def given(optional: tuple[Any, ...]) -> list[Any]:
+        return [value for value in optional if value is not None]
+
     def routing(hidden: Any, weight: Any, bias: Any, k: int, norm_min: float) -> Any:
         return op.MoERouting(hidden, weight, bias, k=k, norm_min=norm_min)
 
-    def experts(hidden: Any, indices: Any, scores: Any, *arguments: Any) -> Any:
-        *weights, bits, block_size = arguments
+    def experts(
+        hidden: Any, indices: Any, scores: Any, gate_up: Any, gate_up_scales: Any, down: Any, down_scales: Any,
+        bits: int, block_size: int, *matrix_scales: Any,
+    ) -> Any:  # fmt: skip
         return op.MoEExperts(
-            hidden, indices, scores, *weights,
-            num_experts=weights[0].shape[0], k=indices.shape[-1], bits=bits, block_size=block_size,
+            hidden, indices, scores, gate_up, gate_up_scales, down, down_scales, *given(matrix_scales),
+            num_experts=gate_up.shape[0], k=indices.shape[-1], bits=bits, block_size=block_size,
         )  # fmt: skip
 
     def experts_float(hidden: Any, indices: Any, scores: Any, gate_up: Any, down: Any) -> Any:
         return experts(hidden, indices, scores, gate_up, None, down, None, 0, 0)
 
-    def linear(x: Any, weight: Any, scales: Any, bits: int, block_size: int) -> Any:
-        n, blocks = scales.shape
+    def linear(x: Any, weight: Any, scales: Any, bits: int, block_size: int, *matrix_scales: Any) -> Any:
+        n, packed = weight.shape
         return op.QuantizedLinear(
-            x, weight, scales, N=n, K=blocks * block_size, bits=bits, block_size=block_size
+            x,
+            weight,
+            scales,
+            *given(matrix_scales),
+            N=n,
+            K=packed * 8 // bits,
+            bits=bits,
+            block_size=block_size,
         )
 
-    def embedding(ids: Any, weight: Any, scales: Any, bits: int, block_size: int) -> Any:
-        return op.QuantizedEmbedding(ids, weight, scales, bits=bits, block_size=block_size)
+    def embedding(ids: Any, weight: Any, scales: Any, bits: int, block_size: int, *matrix_scales: Any) -> Any:
+        return op.QuantizedEmbedding(
+            ids, weight, scales, *given(matrix_scales), bits=bits, block_size=block_size
+        )
 
     def attention(*arguments: Any) -> Any:
         *tensors, num_heads, kv_num_heads, scale = arguments

@@ -6,6 +6,10 @@ X the number of tokens B·S.
 
 from __future__ import annotations
 
+import re
+
+from ernie_export.quantize.nvfp4 import NUMBERS
+
 OPSET = 23
 OPSETS = {"": OPSET, "ernie": 1}
 
@@ -44,6 +48,41 @@ Dequantize <bits, block_size> (data, scales) => (values) {
     values = Reshape (scaled, rows_shape)
 }
 """
+
+# FP8 and NVFP4 (quantize/fp8.py, nvfp4.py), when what is E4M3 has become fp32 (`small_floats`): fp8's data are
+# numbers already, and nvfp4's scales those of the blocks times that of the matrix.
+DEQUANTIZE_FP8 = """
+DequantizeFp8 <bits, block_size> (data, scales) => (values) {
+    values = Mul (data, scales)
+}
+"""
+
+# Both numbers of a byte in one row of a table, in which a signed byte finds them too: it begins with −128.
+DEQUANTIZE_NVFP4 = """
+DequantizeNvfp4 <bits, block_size> (data, scales) => (values) {
+    last = Constant <value_ints: ints = [-1]> ()
+    first = Constant <value_ints: ints = [0]> ()
+    row = Constant <value_ints: ints = [-1, 2]> ()
+    block_0 = Constant <value_int: int = @block_size> ()
+    block = Unsqueeze (block_0, first)
+    numbers = Constant <value_floats: floats = [NUMBERS]> ()
+    table = Reshape (numbers, row)
+    begin = Constant <value: tensor = int32 {128}> ()
+    bytes = Cast <to: int = 6> (data)
+    rows = Add (bytes, begin)
+    pairs = Gather <axis: int = 0> (table, rows)
+    scales_shape = Shape (scales)
+    blocks_shape = Concat <axis: int = 0> (scales_shape, block)
+    blocks = Reshape (pairs, blocks_shape)
+    factors = Unsqueeze (scales, last)
+    scaled = Mul (blocks, factors)
+    outer = Shape <end: int = -1> (data)
+    values_shape = Concat <axis: int = 0> (outer, last)
+    values = Reshape (scaled, values_shape)
+}
+""".replace(
+    "NUMBERS", ", ".join(f"{NUMBERS[byte & 15]}, {NUMBERS[byte >> 4 & 15]}" for byte in range(-128, 256))
+)
 
 MOE_ROUTING = """
 MoERouting <k, norm_min> (hidden, weight, bias) => (indices, scores) {
@@ -214,6 +253,44 @@ CachedAttention <num_heads, kv_num_heads, scale>
 }
 """
 
+#: Names of packed weights and of their scales, where a body has them.
+_PACKED = (("weight", "scales"), ("gate_up", "gate_up_scales"), ("down", "down_scales"))
+#: Formats whose codes are small floats, and what unpacks them.
+SMALL_FLOATS = {"fp8": "DequantizeFp8", "nvfp4": "DequantizeNvfp4"}
+
+
+def small_floats(name: str, text: str) -> dict[str, str]:
+    """The overloads for fp8 and nvfp4 of an operator, of its body for packed integers."""
+    return {f"{name}:{form}": with_numbers(unpacked(text, form), form) for form in SMALL_FLOATS}
+
+
+def unpacked(text: str, form: str) -> str:
+    """With that format's Dequantize."""
+    return text.replace("ernie.Dequantize ", f"ernie.{SMALL_FLOATS[form]} ")
+
+
+def with_numbers(text: str, form: str) -> str:
+    """What is E4M3, fp8's data and nvfp4's scales, becomes fp32 where a body begins, since Gather takes no E4M3. The
+    scales of nvfp4's matrices are further inputs. Here and not in a function, or ONNX Runtime takes no E4M3 for it."""
+    head, _, rest = text.partition("{\n")
+    packed = [pair for pair in _PACKED if re.search(rf"\b{pair[0]}\b", head)]
+    lines, further = ["one = Constant <value_float: float = 1.0> ()"], ""
+    for data, scales in packed:
+        name = data if form == "fp8" else scales
+        rest = re.sub(rf"\b{name}\b", f"{name}_32", rest)
+        if form == "fp8":
+            lines.append(f"{data}_32 = DequantizeLinear ({data}, one)")
+        else:
+            own = scales.replace("scales", "matrix_scales")
+            further += f", {own}"
+            lines += [
+                f"{scales}_8 = DequantizeLinear ({scales}, one)",
+                f"{scales}_32 = Mul ({scales}_8, {own})",
+            ]
+    head = head.replace(") =>", f"{further}) =>")
+    return head + "{\n" + "".join(f"    {line}\n" for line in lines) + rest
+
+
 #: By operator, and by overload where an operator has one: bodies for float and for packed weights.
 BODIES = {
     "Dequantize": DEQUANTIZE,
@@ -224,4 +301,9 @@ BODIES = {
     "QuantizedLinear": QUANTIZED_LINEAR,
     "QuantizedEmbedding": QUANTIZED_EMBEDDING,
     "CachedAttention": CACHED_ATTENTION,
+    "DequantizeFp8": DEQUANTIZE_FP8,
+    "DequantizeNvfp4": DEQUANTIZE_NVFP4,
+    **small_floats("MoEExperts", MOE_EXPERTS),
+    **small_floats("QuantizedLinear", QUANTIZED_LINEAR),
+    **small_floats("QuantizedEmbedding", QUANTIZED_EMBEDDING),
 }

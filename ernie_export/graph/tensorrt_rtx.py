@@ -266,23 +266,40 @@ _DECODE = {
     "MoEExperts": EXPERTS_DECODE,
     "MoEExperts:float": EXPERTS_DECODE_FLOAT,
 }
+#: Operators whose bodies are those of packed integers, with another Dequantize, for small floats too.
+PACKED = ("QuantizedLinear", "MoEExperts")
 
 
 def bodies(phase: Phase) -> dict[str, str]:
     """The bodies of one phase alone, of which an engine is built."""
-    return _shared() | (_PREFILL if phase == "prefill" else _DECODE)
+    result = _shared() | (_PREFILL if phase == "prefill" else _DECODE)
+    for name in PACKED:
+        result |= portable.small_floats(name, result[name])
+    return result
 
 
 def bodies_of_both_phases() -> dict[str, str]:
     """Bodies that look at the number of new tokens: the bundle's graph."""
     result = _shared()
-    for key, decode in _DECODE.items():
+    for key in _DECODE:
         name, _, overload = key.partition(":")
         own = name + overload.capitalize()
-        result[key] = _either(decode, name, own)
-        result[f"{own}Decode"] = decode.replace(name, f"{own}Decode", 1)
-        result[f"{own}Prefill"] = _PREFILL[key].replace(name, f"{own}Prefill", 1)
+        result |= {key: _either(name, own, _DECODE[key])} | _of_each(name, own, _DECODE[key], _PREFILL[key])
+    for name in PACKED:
+        for form in portable.SMALL_FLOATS:
+            own = name + form.capitalize()
+            decode, prefill = (portable.unpacked(texts[name], form) for texts in (_DECODE, _PREFILL))
+            result[f"{name}:{form}"] = portable.with_numbers(_either(name, own, decode), form)
+            result |= _of_each(name, own, decode, prefill)
     return result
+
+
+def _of_each(name: str, own: str, decode: str, prefill: str) -> dict[str, str]:
+    """What `_either` calls."""
+    return {
+        f"{own}{phase}": text.replace(name, f"{own}{phase}", 1)
+        for phase, text in (("Decode", decode), ("Prefill", prefill))
+    }
 
 
 def _shared() -> dict[str, str]:
@@ -290,7 +307,7 @@ def _shared() -> dict[str, str]:
     return portable.BODIES | own
 
 
-def _either(text: str, name: str, own: str) -> str:
+def _either(name: str, own: str, text: str) -> str:
     """The body that calls the one or the other; its signature is that of `text`."""
     attributes, inputs = re.match(r"\s*\w+ <([^>]*)>\s*\(([^)]*)\)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     call = ", ".join(f"{each}: int = @{each}" for each in attributes.split(", "))

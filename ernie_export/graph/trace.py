@@ -53,7 +53,7 @@ def trace(config: ErnieConfig, parts: Parts, context: int) -> ir.Model:
     traced = exported.model
     name_interface(traced, layers)
     name_operators(traced)
-    mark_float_experts(traced)
+    mark_overloads(traced)
     forget_origin(traced)
     return traced
 
@@ -137,10 +137,22 @@ def user(weight: ir.Value) -> ir.Node:
     return node
 
 
-def mark_float_experts(model: ir.Model) -> None:
+def mark_overloads(model: ir.Model) -> None:
+    """Of the formats that have bodies of their own: fp8 has E4M3 codes, nvfp4 E4M3 scales."""
+    import onnx_ir as ir
+
     for node in model.graph:
         if node.op_type == "MoEExperts" and node.attributes["bits"].as_int() == 0:
             node.overload = operators.FLOAT
+        elif node.domain == operators.DOMAIN:
+            eights = [
+                value.name or ""
+                for value in node.inputs
+                if value is not None and value.dtype == ir.DataType.FLOAT8E4M3FN
+            ]
+            if eights:
+                scales = all(name.endswith("scales") for name in eights)
+                node.overload = operators.NVFP4 if scales else operators.FP8
 
 
 def forget_origin(model: ir.Model) -> None:

@@ -26,10 +26,9 @@ from ernie_export.graph.weights import (
     form_of,
     matrix_sources,
     plain,
-    scales_of,
     source_of,
 )
-from ernie_export.quantize.formats import NotFinite, Packed, quantize
+from ernie_export.quantize.formats import NotFinite, Packed, matrix_scale, quantize, stored_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,26 +101,26 @@ class Writer:
         for stored in self.file.tensors:
             if stored.name.endswith("scales"):
                 continue
-            scales = places.get(scales_of(stored.name))
+            matrix = [places[name] for name in stored_names(stored.name) if name in places]
             for number, sources in matrix_sources(stored.name, self.checkpoint):
                 for source in sources:
                     if source not in digested:
                         digested.add(source)
                         yield partial(self.checkpoint.digest, source)
-                yield from self.jobs_of(stored, scales, number)
+                yield from self.jobs_of(matrix, number)
 
-    def jobs_of(
-        self, stored: Stored, scales: Stored | None, number: int | None
-    ) -> Iterator[Callable[[], object]]:
+    def jobs_of(self, matrix: list[Stored], number: int | None) -> Iterator[Callable[[], object]]:
+        """`matrix`: where its data lie, its scales and its own scale, as far as it has them."""
+        stored = matrix[0]
         form = form_of(stored.name, self.parts)
         if form is None:
             yield partial(self.put_plain, stored)
         elif number is not None or self.pack:
-            yield partial(self.put_matrix, stored, scales, number, form)
+            yield partial(self.put_matrix, matrix, number, form)
         else:
             rows, columns = self.checkpoint.tensors[source_of(stored.name, self.checkpoint)].shape
             for begin, end in pieces(rows, columns, JOB):
-                yield partial(self.put_matrix, stored, scales, None, form, begin, end)
+                yield partial(self.put_matrix, matrix, None, form, begin, end)
 
     def put_plain(self, stored: Stored) -> None:
         self.checkpoint.require_unchanged()
@@ -132,8 +131,7 @@ class Writer:
 
     def put_matrix(
         self,
-        stored: Stored,
-        scales: Stored | None,
+        places: list[Stored],
         number: int | None,
         form: PartFormat,
         begin: int = 0,
@@ -141,6 +139,7 @@ class Writer:
     ) -> None:
         """Rows `begin` to `end` of a matrix, or all of an expert's, which lies behind those before it."""
         self.checkpoint.require_unchanged()
+        stored = places[0]
         if number is None:
             source = source_of(stored.name, self.checkpoint)
             matrix = self.checkpoint.array(source)
@@ -148,21 +147,24 @@ class Writer:
             source, matrix = expert_matrix(stored.name, number, self.checkpoint)
         first = (number or 0) * len(matrix)
         rows, columns = matrix.shape
+        scale = matrix_scale(matrix, form)
         whole = [(0, rows)] if self.pack else pieces(rows, columns, PIECE, begin, end)
         for top, bottom in whole:
             try:
                 if self.pack:
                     packed = self.pack(stored.name, number, matrix, form)
                 else:
-                    packed = quantize(matrix[top:bottom], form)
+                    packed = quantize(matrix[top:bottom], form, scale)
             except NotFinite as error:
                 raise UserError(
                     f"{source} holds NaN, infinity or a number too large for {form.format}",
                     "Fetch the checkpoint again, or store that part in fp32.",
                 ) from error
-            put_rows(self.descriptor, stored, first + top, packed.data)
-            if packed.scales is not None and scales is not None:
-                put_rows(self.descriptor, scales, first + top, packed.scales)
+            for place, values in zip(places, (packed.data, packed.scales), strict=False):
+                assert values is not None
+                put_rows(self.descriptor, place, first + top, values)
+            if packed.matrix_scale is not None:
+                put_rows(self.descriptor, places[-1], number or 0, packed.matrix_scale)
             self.advance(matrix[top:bottom].nbytes)
 
 

@@ -151,10 +151,6 @@ def _place(initializer: TensorProto) -> tuple[str, Stored]:
     return place["location"], stored
 
 
-def scales_of(name: str) -> str:
-    return f"{name.removesuffix('weight')}scales" if name.endswith(".weight") else f"{name}_scales"
-
-
 #: What the name of a matrix holds behind its layer → the part of the recipe that says its format.
 RECIPE_PARTS = {
     "embedding": "embedding",

@@ -15,27 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ernie_export.model import operators
-from ernie_export.quantize.formats import packing
+from ernie_export.quantize.formats import packing, stored_as, stored_names
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
     from ernie_export.recipe import PartFormat, Parts
 
-FLOATS = {"fp32": torch.float32, "fp16": torch.float16}
 ACTIVATIONS = torch.float32
-SCALES = torch.float16
 
 
 def rows(name: str, shape: tuple[int, ...], form: PartFormat) -> dict[str, Tensor]:
     """The stored form of weights [..., N, K]: the weights themselves, and their scales if quantized."""
-    bits, block_size = packing(form)
-    if not bits:
-        return {name: torch.empty(shape, dtype=FLOATS[form.format], device="meta")}
-    *outer, columns = shape
-    scales = "scales" if name == "weight" else f"{name}_scales"
     return {
-        name: torch.empty((*outer, columns * bits // 8), dtype=torch.uint8, device="meta"),
-        scales: torch.empty((*outer, columns // block_size), dtype=SCALES, device="meta"),
+        title: torch.empty(size, dtype=getattr(torch, dtype.name), device="meta")
+        for title, (dtype, size) in zip(stored_names(name), stored_as(form, shape), strict=False)
     }
 
 
@@ -44,17 +37,21 @@ class Stored(nn.Module):
 
     weight: Tensor
     scales: Tensor
+    matrix_scales: Tensor | None
     gate_up: Tensor
     gate_up_scales: Tensor
+    gate_up_matrix_scales: Tensor | None
     down: Tensor
     down_scales: Tensor
+    down_matrix_scales: Tensor | None
 
     def __init__(self, form: PartFormat, **shapes: tuple[int, ...]):
         super().__init__()
         self.bits, self.block_size = packing(form)
         for name, shape in shapes.items():
-            for stored, value in rows(name, shape, form).items():
-                self.register_buffer(stored, value)
+            values = rows(name, shape, form)
+            for stored in stored_names(name):
+                self.register_buffer(stored, values.get(stored))
 
 
 class Matrix(Stored):
@@ -63,9 +60,13 @@ class Matrix(Stored):
     def __init__(self, outputs: int, inputs: int, form: PartFormat):
         super().__init__(form, weight=(outputs, inputs))
 
+    @property
+    def packed(self) -> tuple[Tensor, Tensor, int, int, Tensor | None]:
+        return self.weight, self.scales, self.bits, self.block_size, self.matrix_scales
+
     def multiply(self, x: Tensor) -> Tensor:  # [B,S,K] → [B,S,N]
         if self.bits:
-            return operators.quantized_linear(x, self.weight, self.scales, self.bits, self.block_size)
+            return operators.quantized_linear(x, *self.packed)
         return F.linear(x, self.weight.to(x.dtype))
 
 
@@ -80,7 +81,7 @@ class Embedding(Matrix):
     def forward(self, ids: Tensor) -> Tensor:  # [B,S] → [B,S,H]
         if not self.bits:
             return F.embedding(ids, self.weight).to(ACTIVATIONS)
-        return operators.quantized_embedding(ids, self.weight, self.scales, self.bits, self.block_size)
+        return operators.quantized_embedding(ids, *self.packed)
 
 
 class Norm(nn.Module):
@@ -136,7 +137,7 @@ class Experts(Stored):
             return operators.moe_experts_float(x, indices, scores, self.gate_up, self.down)
         return operators.moe_experts(
             x, indices, scores, self.gate_up, self.gate_up_scales, self.down, self.down_scales,
-            self.bits, self.block_size,
+            self.bits, self.block_size, self.gate_up_matrix_scales, self.down_matrix_scales,
         )  # fmt: skip
 
 

@@ -12,17 +12,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ernie_export.quantize import nvfp4
+
 DOMAIN = "ernie"
 Pair = tuple[Tensor, Tensor]
 Triple = tuple[Tensor, Tensor, Tensor]
 
 
-def unpack(data: Tensor, scales: Tensor, bits: int, block_size: int) -> Tensor:
-    """[…, K·bits/8] u8 and [..., K/block] → [..., K] float32: low bits first, offset binary."""
+def unpack(
+    data: Tensor, scales: Tensor, bits: int, block_size: int, matrix_scales: Tensor | None = None
+) -> Tensor:
+    """[…, K·bits/8] u8 and [..., K/block] → [..., K] float32: low bits first, offset binary.
+
+    fp8: data E4M3 [..., K], scales [..., 1]. nvfp4: matrix_scales [..., 1, 1], those of the matrices.
+    """
+    if data.dtype == torch.float8_e4m3fn:
+        return data.float() * scales
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=data.device)
-    values = (data.unsqueeze(-1) >> shifts) & (2**bits - 1)
-    blocks = values.flatten(-2).float().unflatten(-1, (-1, block_size)) - 2 ** (bits - 1)
-    return (blocks * scales.float().unsqueeze(-1)).flatten(-2)
+    codes = ((data.unsqueeze(-1) >> shifts) & (2**bits - 1)).flatten(-2)
+    if matrix_scales is None:
+        values, factors = codes.float() - 2 ** (bits - 1), scales.float()
+    else:
+        values = torch.from_numpy(nvfp4.NUMBERS).to(data.device)[codes.long()]
+        factors = scales.float() * matrix_scales
+    return (values.unflatten(-1, (-1, block_size)) * factors.unsqueeze(-1)).flatten(-2)
 
 
 @torch.library.custom_op(f"{DOMAIN}::moe_routing", mutates_args=())
@@ -56,6 +69,8 @@ def moe_experts(
     down_scales: Tensor,
     bits: int,
     block_size: int,
+    gate_up_matrix_scales: Tensor | None = None,
+    down_matrix_scales: Tensor | None = None,
 ) -> Tensor:
     """hidden [B,S,H], indices and scores [B,S,k], gate_up [E,2I,·] (rows gate₀ up₀ gate₁ up₁ …),
     down [E,H,·] → Σ score · down(silu(gate x) · up x), [B,S,H]."""
@@ -64,8 +79,15 @@ def moe_experts(
     result = torch.zeros_like(x)
     for expert in chosen.unique().tolist():
         token, slot = torch.where(chosen == expert)
-        w1 = unpack(gate_up[expert], gate_up_scales[expert], bits, block_size).to(x.dtype)
-        w2 = unpack(down[expert], down_scales[expert], bits, block_size).to(x.dtype)
+        w1, w2 = (
+            unpack(data[expert], scales[expert], bits, block_size, None if own is None else own[expert]).to(
+                x.dtype
+            )
+            for data, scales, own in (
+                (gate_up, gate_up_scales, gate_up_matrix_scales),
+                (down, down_scales, down_matrix_scales),
+            )
+        )
         gate, up = F.linear(x[token], w1).unflatten(-1, (-1, 2)).unbind(-1)
         result.index_add_(0, token, F.linear(F.silu(gate) * up, w2) * weights[token, slot, None])
     return result.view_as(hidden)
@@ -82,6 +104,8 @@ def _(
     down_scales: Tensor,
     bits: int,
     block_size: int,
+    gate_up_matrix_scales: Tensor | None = None,
+    down_matrix_scales: Tensor | None = None,
 ) -> Tensor:
     return torch.empty_like(hidden)
 
@@ -108,25 +132,53 @@ def _(hidden: Tensor, indices: Tensor, scores: Tensor, gate_up: Tensor, down: Te
 
 
 @torch.library.custom_op(f"{DOMAIN}::quantized_linear", mutates_args=())
-def quantized_linear(x: Tensor, weight: Tensor, scales: Tensor, bits: int, block_size: int) -> Tensor:
+def quantized_linear(
+    x: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    bits: int,
+    block_size: int,
+    matrix_scales: Tensor | None = None,
+) -> Tensor:
     """x [B,S,K], weight [N, K·bits/8] u8, scales [N, K/block] → [B,S,N]."""
-    return F.linear(x, unpack(weight, scales, bits, block_size).to(x.dtype))
+    return F.linear(x, unpack(weight, scales, bits, block_size, matrix_scales).to(x.dtype))
 
 
 @quantized_linear.register_fake
-def _(x: Tensor, weight: Tensor, scales: Tensor, bits: int, block_size: int) -> Tensor:
+def _(
+    x: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    bits: int,
+    block_size: int,
+    matrix_scales: Tensor | None = None,
+) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
 @torch.library.custom_op(f"{DOMAIN}::quantized_embedding", mutates_args=())
-def quantized_embedding(ids: Tensor, weight: Tensor, scales: Tensor, bits: int, block_size: int) -> Tensor:
+def quantized_embedding(
+    ids: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    bits: int,
+    block_size: int,
+    matrix_scales: Tensor | None = None,
+) -> Tensor:
     """ids [B,S] int64, weight [V, H·bits/8] u8, scales [V, H/block] → the rows of the ids, [B,S,H] fp32."""
-    return unpack(weight[ids], scales[ids], bits, block_size)
+    return unpack(weight[ids], scales[ids], bits, block_size, matrix_scales)
 
 
 @quantized_embedding.register_fake
-def _(ids: Tensor, weight: Tensor, scales: Tensor, bits: int, block_size: int) -> Tensor:
-    return ids.new_empty((*ids.shape, scales.shape[-1] * block_size), dtype=torch.float32)
+def _(
+    ids: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    bits: int,
+    block_size: int,
+    matrix_scales: Tensor | None = None,
+) -> Tensor:
+    return ids.new_empty((*ids.shape, weight.shape[-1] * 8 // bits), dtype=torch.float32)
 
 
 @torch.library.custom_op(f"{DOMAIN}::cached_attention", mutates_args=())

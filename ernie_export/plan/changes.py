@@ -27,6 +27,8 @@ LEAST_CONTEXT = 1024
 """Less is offered by no change: it would be another use."""
 FORMATS = get_args(Format)
 """From the largest to the smallest."""
+OFFERED: tuple[Format, ...] = ("fp32", "fp16", "int8", "int4")
+"""Those of them that every target has."""
 GROUPS: tuple[tuple[str, ...], ...] = (("head", "embedding"), ("attention", "shared", "dense"), ("experts",))
 
 Needs = Callable[[Setting], int]
@@ -126,7 +128,7 @@ def batches(setting: Setting) -> list[Setting]:
 def formats(config: ErnieConfig, setting: Setting, group: tuple[str, ...]) -> list[Setting]:
     """The parts of a group in smaller and smaller formats; what is smaller already stays."""
     found = []
-    for name in FORMATS:
+    for name in OFFERED:
 
         def smaller(part: str, now: PartFormat, name: Format = name) -> PartFormat:
             if part not in group or FORMATS.index(name) <= FORMATS.index(now.format):

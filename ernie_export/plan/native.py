@@ -9,7 +9,7 @@ import numpy as np
 from ernie_export.graph.weights import form_of
 from ernie_export.plan.machine import CHUNK, HEAD
 from ernie_export.plan.weights import initializers, part_of, shares_head
-from ernie_export.quantize.formats import packing
+from ernie_export.quantize.formats import SMALL_FLOATS, packing
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
@@ -30,6 +30,8 @@ def runs_natively(config: ErnieConfig, target: Target, setting: Setting) -> bool
             or (part == "embedding" and not shares_head(config, parts))
         ):
             continue
+        if form.format in SMALL_FLOATS:
+            return False
         if dtype == np.uint8:
             found = True
             if shape[-1] * 8 // packing(form)[0] % CHUNK:

@@ -16,11 +16,12 @@ from ernie_export.plan.native import runs_natively
 from ernie_export.plan.setting import Setting
 from ernie_export.plan.traffic import Traffic, traffic
 from ernie_export.plan.weights import Part, bytes_by_part, weight_files
+from ernie_export.taken import require_taken
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
     from ernie_export.recipe import Recipe
-    from ernie_export.target import Target
+from ernie_export.target import Target
 
 NATIVE = "native operators read every matrix where it lies in its file; the KV cache is fp16"
 OWN = (
@@ -76,8 +77,10 @@ def plan(
     For a target without figures, cpu, this machine's memory and bandwidth are measured.
 
     Raises:
-        UserError: the recipe does not fit the shape, or the context is more than the checkpoint promises.
+        UserError: the target does not take a format of the recipe, the recipe does not fit the shape, or the
+            context is more than the checkpoint promises.
     """
+    require_taken(target, recipe)
     setting = setting_of(config, recipe, context, batch, prompt)
     available = available_on(target)
     bandwidth = bandwidth_of(target)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from ernie_export.errors import UserError
-from ernie_export.graph.weights import WeightFile, layout, scales_of
-from ernie_export.quantize.formats import FLOATS, SCALES, packing
+from ernie_export.graph.weights import WeightFile, layout
+from ernie_export.quantize.formats import stored_as, stored_names
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
@@ -99,18 +99,13 @@ def mlp(prefix: str, hidden: int, inner: int, form: PartFormat) -> Iterator[Init
 
 def matrix(name: str, shape: tuple[int, ...], form: PartFormat) -> Iterator[Initializer]:
     """Weights [..., N, K] in their stored form, and their scales if they have some."""
-    bits, block_size = packing(form)
-    if not bits:
-        yield name, (FLOATS[form.format], shape)
-        return
-    *outer, columns = shape
-    if columns % block_size:
+    try:
+        yield from zip(stored_names(name), stored_as(form, shape), strict=False)
+    except ValueError as block_size:
         raise UserError(
-            f"{name} has rows of {columns} weights, which is no multiple of the block size {block_size}",
+            f"{name} has rows of {shape[-1]} weights, which is no multiple of the block size {block_size}",
             "Choose a smaller block_size for that part, or a format without one.",
-        )
-    yield name, (np.dtype(np.uint8), (*outer, columns * bits // 8))
-    yield scales_of(name), (SCALES, (*outer, columns // block_size))
+        ) from None
 
 
 def part_of(initializer: str) -> Part:

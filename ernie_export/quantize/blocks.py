@@ -32,7 +32,7 @@ SMALLEST_EXPONENT, FP16_FRACTION = 127 - 14, 10
 _ANY_ORDER = {"reassoc", "nnan", "ninf", "nsz"}
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
     """Compiled at its first call, and kept for the next run where some folder can be written."""
     try:
         return numba.njit(nogil=True, fastmath=_ANY_ORDER, cache=True)(function)
@@ -114,14 +114,14 @@ def _quantize(blocks: Array, half: int, parts: Array, codes: Array, scales: Arra
     return True
 
 
-representable = _compiled(_representable)
-inverse_of = _compiled(_inverse)
-level_of = _compiled(_level)
-fitted = _compiled(_fitted)
-largest_of = _compiled(_largest)
-best_scale = _compiled(_best_scale)
-store = _compiled(_store)
-_run = _compiled(_quantize)
+representable = compiled(_representable)
+inverse_of = compiled(_inverse)
+level_of = compiled(_level)
+fitted = compiled(_fitted)
+largest_of = compiled(_largest)
+best_scale = compiled(_best_scale)
+store = compiled(_store)
+_run = compiled(_quantize)
 
 
 def quantize_blocks(blocks: Array, bits: int, parts: Array, codes: Array, scales: Array) -> bool:

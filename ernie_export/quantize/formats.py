@@ -1,9 +1,10 @@
 """The stored forms of a weight matrix, and how a matrix is brought into them.
 
-Rows of K are contiguous.  An integer format stores, for each block of a row, codes and one scale:
-weight = scale · (code − 2^(bits − 1)), codes packed low bits first (INT4: two a byte, the low
-nibble first), scales fp16.  The scale may be negative: the codes reach one step further below zero
-than above it, so the sign is chosen that spends this step on the side of the largest weight.
+Rows of K are contiguous.  fp8.py and nvfp4.py say what those two are.  An integer format stores, for
+each block of a row, codes and one scale: weight = scale · (code − 2^(bits − 1)), codes packed low bits
+first (INT4: two a byte, the low nibble first), scales fp16.  The scale may be negative: the codes reach
+one step further below zero than above it, so the sign is chosen that spends this step on the side of
+the largest weight.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ernie_export.quantize import fp8, nvfp4
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -20,9 +23,12 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+#: Of the integer formats, whose block size a recipe says.
 BITS = {"int8": 8, "int4": 4}
+#: Formats whose codes are small floats: bits, and the weights that share a scale, 0 where those of a row do.
+SMALL_FLOATS = {"fp8": (8, 0), "nvfp4": (4, nvfp4.BLOCK)}
 FLOATS: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
-SCALES = np.dtype(np.float16)
+BYTES, SCALES = np.dtype(np.uint8), np.dtype(np.float16)
 
 #: Scales tried for a block, as parts of the one that just reaches its largest weight.
 SEARCHED = {4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7), 8: (1.0,)}
@@ -37,22 +43,59 @@ class NotFinite(ValueError):
 @dataclass(frozen=True)
 class Packed:
     data: Array
-    """u8 [N, K·bits/8], or the weights themselves [N, K]."""
+    """u8 [N, K·bits/8], for fp8 E4M3 [N, K], or the weights themselves [N, K]."""
     scales: Array | None
-    """fp16 [N, K/block]; None for a float format."""
+    """fp16 [N, K/block]; for fp8 fp32 [N, 1], for nvfp4 E4M3 [N, K/16]; None for fp32 and fp16."""
+    matrix_scale: Array | None = None
+    """fp32 [1, 1], for nvfp4 alone."""
 
 
 def packing(form: PartFormat) -> tuple[int, int]:
-    """(bits, block size) of an integer format, (0, 0) of a float one."""
-    return BITS.get(form.format, 0), form.block_size or 0
+    """(bits, block size) of a format with scales, block size 0 where a scale is a row's; (0, 0) of fp32 and fp16."""
+    return SMALL_FLOATS.get(form.format) or (BITS.get(form.format, 0), form.block_size or 0)
 
 
-def quantize(weight: Array, form: PartFormat) -> Packed:
-    """weight [N, K] of any float dtype → its stored form.
+def stored_names(name: str) -> tuple[str, str, str]:
+    """Of a matrix, of its scales and of the matrices' own scales, as far as its format has them."""
+    stem = name.removesuffix("weight") if name.rpartition(".")[2] == "weight" else f"{name}_"
+    return name, f"{stem}scales", f"{stem}matrix_scales"
+
+
+def stored_as(form: PartFormat, shape: tuple[int, ...]) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Dtype and shape of what weights [..., N, K] are stored as: of the data, of the scales and of the matrices' own
+    scales, as far as the format has them.
+
+    Raises:
+        ValueError: K is no multiple of the block size.
+    """
+    *outer, rows, columns = shape
+    bits, block_size = packing(form)
+    if not bits:
+        return [(FLOATS[form.format], shape)]
+    if columns % (block_size or 1):
+        raise ValueError(block_size)
+    data = (*outer, rows, columns * bits // 8)
+    if form.format == "fp8":
+        return [(fp8.E4M3, data), (np.dtype(np.float32), (*outer, rows, 1))]
+    scales = (*outer, rows, columns // block_size)
+    if form.format == "nvfp4":
+        return [(BYTES, data), (fp8.E4M3, scales), (np.dtype(np.float32), (*outer, 1, 1))]
+    return [(BYTES, data), (SCALES, scales)]
+
+
+def matrix_scale(weight: Array, form: PartFormat) -> Array | None:
+    """The scale of a whole matrix [N, K], fp32 [1, 1], where its format has one."""
+    return nvfp4.matrix_scale(weight) if form.format == "nvfp4" else None
+
+
+def quantize(weight: Array, form: PartFormat, scale: Array | None = None) -> Packed:
+    """weight [N, K] of any float dtype → its stored form; `scale`: that of the matrix, if these are rows of one.
 
     Raises:
         NotFinite: a weight is NaN or infinite, or overflows the stored dtype.
     """
+    if form.format in SMALL_FLOATS:
+        return _small_floats(weight, form, scale)
     bits, block_size = packing(form)
     if not bits:
         with np.errstate(over="ignore"):
@@ -76,6 +119,16 @@ def quantize(weight: Array, form: PartFormat) -> Packed:
             raise NotFinite(form.format)
         scales[piece] = factors.reshape(-1, columns // block_size)
     return Packed(data, scales)
+
+
+def _small_floats(weight: Array, form: PartFormat, scale: Array | None) -> Packed:
+    numbers = weight.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise NotFinite(form.format)
+    if form.format == "fp8":
+        return Packed(*fp8.quantize_rows(numbers))
+    scale = nvfp4.matrix_scale(numbers) if scale is None else scale
+    return Packed(*nvfp4.quantize_blocks(numbers, scale), scale)
 
 
 def representable(scale: Array) -> Array:
@@ -107,11 +160,29 @@ def unpack(data: Array, bits: int) -> Array:
     return codes.reshape(*data.shape[:-1], data.shape[-1] * (8 // bits))
 
 
+def codes_of(packed: Packed, form: PartFormat) -> Array:
+    """Of a format whose codes are small floats, u8 [N, K]."""
+    return unpack(packed.data.view(np.uint8), packing(form)[0])
+
+
+def factors_of(packed: Packed, form: PartFormat, columns: int) -> Array:
+    """What a weight's number is multiplied by, of a format with scales: float32 [N, K]."""
+    assert packed.scales is not None
+    scales = packed.scales.astype(np.float32)
+    if packed.matrix_scale is not None:
+        scales = scales * packed.matrix_scale
+    return np.repeat(scales, packing(form)[1] or columns, axis=1)
+
+
 def dequantize(packed: Packed, form: PartFormat) -> Array:
     """The weights that a stored form stands for, [N, K] float32."""
     bits, block_size = packing(form)
     if packed.scales is None:
         return packed.data.astype(np.float32)
+    if form.format == "fp8":
+        return fp8.dequantize_rows(packed.data, packed.scales)
+    if packed.matrix_scale is not None:
+        return nvfp4.dequantize_blocks(unpack(packed.data, bits), packed.scales, packed.matrix_scale)
     levels = unpack(packed.data, bits).astype(np.float32) - 2 ** (bits - 1)
     blocks = levels.reshape(len(levels), -1, block_size)
     return (blocks * packed.scales.astype(np.float32)[..., None]).reshape(levels.shape)

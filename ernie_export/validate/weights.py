@@ -3,7 +3,8 @@
 Running the operators shows a wrong weight only where the tried tokens lead through it; this reads
 every one.  A quantized weight must lie within half a step of the checkpoint's, or of the end of what
 its block's scale reaches where the checkpoint's is beyond that, and a calibrated one within the step
-more that calibration may take; a float must be the checkpoint's, rounded once.  That holds for any
+more that calibration may take; of FP8 and NVFP4 a step is the gap to the next number that there is.
+A float must be the checkpoint's, rounded once.  That holds for any
 scale, so how well the scales fit is measured beside it, by block.
 """
 
@@ -24,9 +25,9 @@ from ernie_export.graph.weights import (
     matrices,
     plain,
     read_layout,
-    scales_of,
 )
-from ernie_export.quantize.formats import Packed, dequantize, packing
+from ernie_export.quantize import formats, fp8, nvfp4
+from ernie_export.quantize.formats import Packed, dequantize, packing, stored_names
 from ernie_export.quantize.gptq import REACH
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ PIECE = 1 << 22
 """Weights that are compared at once."""
 #: A weight half-way between two codes may be rounded to either: this much of a step is forgiven.
 SLACK = 1e-3
+#: Of the formats whose codes are small floats: the magnitudes of the codes, ascending.
+LEVELS = {"fp8": fp8.LEVELS, "nvfp4": nvfp4.LEVELS}
 
 
 @dataclass
@@ -109,13 +112,13 @@ def stored_matrices(folder: Path, file: WeightFile, stored: Stored, parts: Parts
     """A quantized or float matrix, or each of a stack of experts', as stored: mapped, not read."""
     form = form_of(stored.name, parts)
     assert form is not None
-    data = _mapped(folder, file, stored)
     names = {part.name: part for part in file.tensors}
-    scales = _mapped(folder, file, names[scales_of(stored.name)]) if packing(form)[0] else None
-    if data.ndim == 2:
-        data, scales = data[None], None if scales is None else scales[None]
-    for number, matrix in enumerate(data):
-        yield Packed(matrix, None if scales is None else scales[number])
+    count = 1 + bool(packing(form)[0]) + (form.format == "nvfp4")
+    arrays = [_mapped(folder, file, names[name]) for name in stored_names(stored.name)[:count]]
+    if arrays[0].ndim == 2:
+        arrays = [array[None] for array in arrays]
+    for data, *scales in zip(*arrays, strict=True):
+        yield Packed(data, *(scales or [None]))
 
 
 def _pieces(matrix: Array, packed: Packed, form: PartFormat, steps: float) -> Iterator[Piece]:
@@ -124,7 +127,7 @@ def _pieces(matrix: Array, packed: Packed, form: PartFormat, steps: float) -> It
     for at in range(0, len(matrix), rows):
         want = matrix[at : at + rows].astype(np.float32)
         scales = None if packed.scales is None else packed.scales[at : at + rows]
-        some = Packed(packed.data[at : at + rows], scales)
+        some = Packed(packed.data[at : at + rows], scales, packed.matrix_scale)
         nearest, allowed = _nearest(some, want, form, steps)
         yield want, nearest, dequantize(some, form), allowed
 
@@ -137,10 +140,24 @@ def _nearest(packed: Packed, matrix: Array, form: PartFormat, steps: float) -> t
     """The nearest to each weight that its scale can reach, and how far from there it may be, [N,K] each."""
     if packed.scales is None:
         return matrix, np.abs(matrix.astype(packed.data.dtype).astype(np.float32) - matrix)
-    bits, block = packing(form)
-    scales = np.repeat(packed.scales.astype(np.float32), block, axis=1)
+    bits, scales = packing(form)[0], formats.factors_of(packed, form, matrix.shape[1])
+    if form.format in LEVELS:
+        magnitudes = formats.codes_of(packed, form) & (2 ** (bits - 1) - 1)
+        return _nearest_small_float(matrix, magnitudes, scales, LEVELS[form.format])
     ends = scales * -(2 ** (bits - 1)), scales * (2 ** (bits - 1) - 1)
     return np.clip(matrix, np.minimum(*ends), np.maximum(*ends)), np.abs(scales) * steps
+
+
+def _nearest_small_float(
+    matrix: Array, magnitudes: Array, scales: Array, levels: Array
+) -> tuple[Array, Array]:
+    """`_nearest` for codes of these magnitudes: half the gap to the next level, on the side where the weight lies."""
+    end = levels[-1] * scales
+    last = len(levels) - 1
+    places = np.minimum(magnitudes, last)  # a code above is NaN, and near to nothing
+    outward = np.abs(matrix) > levels[places] * scales
+    others = levels[np.clip(np.where(outward, places + 1, places.astype(np.int16) - 1), 0, last)]
+    return np.clip(matrix, -end, end), np.abs(others - levels[places]) * scales * (0.5 + SLACK)
 
 
 def _error(name: str, source: str, pieces: Iterable[Piece], block: int) -> WeightError:

@@ -97,11 +97,14 @@ def moe_experts(
     down_scales: Tensor,
     bits: int,
     block_size: int,
+    gate_up_matrix_scales: Tensor | None = None,
+    down_matrix_scales: Tensor | None = None,
 ) -> Tensor:
     library = library_for(hidden)
     weights = (gate_up, gate_up_scales, down, down_scales)
     if library is None:
-        return plain(operators.moe_experts, hidden, indices, scores, *weights, bits, block_size)
+        own = gate_up_matrix_scales, down_matrix_scales
+        return plain(operators.moe_experts, hidden, indices, scores, *weights, bits, block_size, *own)
     hidden, indices, scores = hidden.contiguous(), indices.contiguous(), scores.contiguous()
     (*outer, size), k = hidden.shape, indices.shape[-1]
     experts, width = len(gate_up), columns("down", down, bits)
@@ -137,10 +140,17 @@ def moe_experts(
     return y
 
 
-def quantized_linear(x: Tensor, weight: Tensor, scales: Tensor, bits: int, block_size: int) -> Tensor:
+def quantized_linear(
+    x: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    bits: int,
+    block_size: int,
+    matrix_scales: Tensor | None = None,
+) -> Tensor:
     library = library_for(x)
     if library is None:
-        return plain(operators.quantized_linear, x, weight, scales, bits, block_size)
+        return plain(operators.quantized_linear, x, weight, scales, bits, block_size, matrix_scales)
     x, (*outer, k), n = x.contiguous(), x.shape, len(weight)
     y = x.new_empty((*outer, n))
     library.launch(

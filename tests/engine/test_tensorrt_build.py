@@ -24,13 +24,32 @@ from ernie_export.graph import write
 from ernie_export.graph.lower import fold_constants, name_apart
 from ernie_export.progress import Silent
 
+#: By format: the graph's attributes and types of the weights, and the compute capability that it begins with.
+FORMATS = {
+    "int4": (
+        "bits: int = 4, block_size: int = 128",
+        "uint8[16,256,128] gate_up, float16[16,256,2] gate_up_scales, "
+        "uint8[16,256,64] down, float16[16,256,1] down_scales",
+        "8.9",
+    ),
+    "fp8": (
+        "bits: int = 8, block_size: int = 0",
+        "float8e4m3fn[16,256,256] gate_up, float[16,256,1] gate_up_scales, "
+        "float8e4m3fn[16,256,128] down, float[16,256,1] down_scales",
+        "8.9",
+    ),
+    "nvfp4": (
+        "bits: int = 4, block_size: int = 16",
+        "uint8[16,256,128] gate_up, float8e4m3fn[16,256,16] gate_up_scales, "
+        "uint8[16,256,64] down, float8e4m3fn[16,256,8] down_scales, "
+        "float[16,1,1] gate_up_matrix_scales, float[16,1,1] down_matrix_scales",
+        "12.0",
+    ),
+}
 EXPERTS = """
 <ir_version: 10, opset_import: ["": 24, "ernie": 1]>
-layer (float[batch,1,256] x, int64[batch,1,4] indices, float[batch,1,4] scores,
-    uint8[16,256,128] gate_up, float16[16,256,2] gate_up_scales,
-    uint8[16,256,64] down, float16[16,256,1] down_scales) => (float[batch,1,256] y) {
-    y = ernie.MoEExperts <num_experts: int = 16, k: int = 4, bits: int = 4, block_size: int = 128>
-        (x, indices, scores, gate_up, gate_up_scales, down, down_scales)
+layer (float[batch,1,256] x, int64[batch,1,4] indices, float[batch,1,4] scores, WEIGHTS) => (float[batch,1,256] y) {
+    y = ernie.MoEExperts OVERLOAD <num_experts: int = 16, k: int = 4, ATTRIBUTES> (x, indices, scores, NAMES)
 }
 """
 #: A graph that TensorRT for RTX parses: one input, one node.
@@ -39,9 +58,12 @@ SMALL = (
 )
 
 
-def experts() -> onnx.ModelProto:
-    """The experts of a layer in decode, weights as INT8 inputs."""
-    model = onnx.parser.parse_model(EXPERTS)
+def experts(form: str) -> onnx.ModelProto:
+    """The experts of a layer in decode, weights as inputs, bytes of them as INT8."""
+    attributes, weights, _ = FORMATS[form]
+    text = EXPERTS.replace("WEIGHTS", weights).replace("ATTRIBUTES", attributes)
+    text = text.replace("NAMES", ", ".join(weight.split()[1] for weight in weights.split(", ")))
+    model = onnx.parser.parse_model(text.replace(" OVERLOAD", "" if form == "int4" else f":{form}"))
     model.functions.extend(write.functions(model, rtx.bodies("decode"), rtx.OPSETS))
     model = inliner.inline_local_functions(model)
     for value in model.graph.input:
@@ -63,8 +85,10 @@ def build(model: onnx.ModelProto, folder: Path, **more: object) -> tuple[bytes, 
     return engine.read_bytes(), layers.read_text()
 
 
-def test_decode_reads_the_chosen_experts_bytes_in_two_kernels(tmp_path: Path) -> None:
-    engine, layers = build(experts(), tmp_path)
+@pytest.mark.parametrize("form", FORMATS)
+def test_decode_reads_the_chosen_experts_bytes_in_two_kernels(tmp_path: Path, form: str) -> None:
+    sms = [FORMATS[form][2]]
+    engine, layers = build(experts(form), tmp_path, sms=sms)
     lines = layers.splitlines()
     readers = [line for line in lines if "Name: gate_up," in line or "Name: down," in line]
     assert len(readers) == 2
@@ -77,7 +101,8 @@ def test_decode_reads_the_chosen_experts_bytes_in_two_kernels(tmp_path: Path) ->
         for sizes in re.findall(r"Dimensions: \[([0-9,]+)\]", line.partition("Outputs: ")[2])
     ]
     assert max(written) <= 4 * 256
-    assert hashlib.sha256(engine).digest() == hashlib.sha256(build(experts(), tmp_path)[0]).digest()
+    again, _ = build(experts(form), tmp_path, sms=sms)
+    assert hashlib.sha256(engine).digest() == hashlib.sha256(again).digest()
 
 
 def test_one_engine_for_four_compute_capabilities(tmp_path: Path) -> None:

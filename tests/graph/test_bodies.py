@@ -43,7 +43,7 @@ def want(nano: Path, ids: np.ndarray) -> np.ndarray:
     return Reference.open(nano).run(ids).logits
 
 
-@pytest.mark.parametrize("recipe", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("recipe", ["fp32", "fp16", "int8", "fp8", "nvfp4", "int4"])
 def test_portable_passes_the_full_check(exported: Exported, recipe: str) -> None:
     onnx.checker.check_model(exported(recipe, "portable") / write.FILE, full_check=True)
 
@@ -121,7 +121,7 @@ def test_every_provider_takes_the_experts_of_onnxruntime_gpu(exported: Exported)
     assert len(node.input) == 8 and all(node.input)  # with biases, without router_weights
 
 
-@pytest.mark.parametrize("recipe", ["int8", "int4"])
+@pytest.mark.parametrize("recipe", ["int8", "fp8", "nvfp4", "int4"])
 def test_packed_weights_mean_the_same_to_tensorrt_rtx(
     exported: Exported, ids: np.ndarray, recipe: str
 ) -> None:

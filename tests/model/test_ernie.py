@@ -13,6 +13,7 @@ from ernie_export.checkpoint.checkpoint import Checkpoint
 from ernie_export.graph import weight_writer, weights
 from ernie_export.model import operators
 from ernie_export.model.ernie import Ernie
+from ernie_export.quantize.formats import Packed, dequantize, stored_names
 from ernie_export.recipe import PartFormat, Parts, Recipe
 from ernie_export.reference.transformers_model import Reference
 
@@ -31,8 +32,9 @@ def loaded(checkpoint: Checkpoint, parts: Parts, tmp_path: Path) -> Ernie:
         path = tmp_path / Path(file.path).name
         weight_writer.write(file, checkpoint, parts, path, ThreadPoolExecutor(1))
         for stored in file.tensors:
-            array = np.memmap(path, stored.dtype, "r", stored.offset, stored.shape)
-            state[stored.name] = torch.from_numpy(np.array(array))
+            data = np.fromfile(path, np.uint8, stored.nbytes, offset=stored.offset)
+            dtype = getattr(torch, stored.dtype.name)
+            state[stored.name] = torch.from_numpy(data).view(dtype).view(stored.shape)
     model.load_state_dict(state, assign=True)
     return model
 
@@ -58,27 +60,31 @@ def test_fp32_equals_transformers(nano: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.cat((first, rest), 1), want, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("form", ["int8", "int4"])
+@pytest.mark.parametrize("form", ["int8", "int4", "fp8", "nvfp4"])
 def test_quantized_model_runs_on_dequantized_weights(nano: Path, tmp_path: Path, form: str) -> None:
     """The same model in fp32 on the weights that the codes stand for gives the same logits."""
     checkpoint = Checkpoint.open(nano)
-    part = PartFormat(format=form, block_size=128)
+    part = PartFormat(format=form, block_size=128 if form.startswith("int") else None)
     parts = Parts(experts=part, attention=part, shared=part, dense=part, head=part, embedding=part)
     quantized = loaded(checkpoint, parts, tmp_path)
     plain = loaded(checkpoint, Recipe.find("fp32").parts, tmp_path)
-    unpack = torch.ops.ernie.quantized_embedding
-    state = dict(plain.named_buffers())
-    for name, buffer in quantized.named_buffers():
-        scales = dict(quantized.named_buffers()).get(weights.scales_of(name))
-        if scales is not None:
-            rows = torch.arange(buffer.flatten(0, -2).shape[0])
-            flat = (buffer.flatten(0, -2), scales.flatten(0, -2))
-            bits = {"int8": 8, "int4": 4}[form]
-            state[name] = unpack(rows, *flat, bits, 128).view(*scales.shape[:-1], -1)
+    state, stored = dict(plain.named_buffers()), dict(quantized.named_buffers())
+    for name in state:
+        data, *scales = (stored[each] for each in stored_names(name) if each in stored)
+        if scales:
+            state[name] = meant(part, data, *scales)
     plain.load_state_dict(state, assign=True)
     ids = torch.arange(3, 20)[None]
     inputs = (ids, torch.ones_like(ids), torch.arange(17)[None], empty_cache(checkpoint, 1))
     torch.testing.assert_close(quantized(*inputs)[0], plain(*inputs)[0], atol=1e-4, rtol=0)
+
+
+def meant(form: PartFormat, *stored: torch.Tensor) -> torch.Tensor:
+    """What the stored form of a matrix, or of a stack of them, stands for."""
+    arrays = [each.view(torch.uint8).numpy().view(str(each.dtype).removeprefix("torch.")) for each in stored]
+    if arrays[0].ndim == 2:
+        return torch.from_numpy(dequantize(Packed(*arrays), form))
+    return torch.stack([meant(form, *each) for each in zip(*stored, strict=True)])
 
 
 def test_plain_attention_stays_on_the_device_of_its_inputs() -> None:

@@ -35,7 +35,7 @@ UNUSUAL = {
 }
 
 
-@pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("name", Recipe.names())
 def test_the_files_are_those_of_the_traced_graph(name: str, nano: Path) -> None:
     config, parts = ErnieConfig.read(nano), Recipe.find(name).parts
     assert weight_files(config, parts, 512) == write.weight_files(trace.trace(config, parts, 512))

@@ -42,6 +42,11 @@ class IProgressMonitor:
 
 class DataType(enum.Enum):
     FLOAT, HALF, INT64, INT32, INT8 = "float", "float16", "int64", "int32", "int8"
+    FP8 = "float8e4m3fn"
+
+    @property
+    def itemsize(self):
+        return 1 if self is DataType.FP8 else np.dtype(nptype(self)).itemsize
 
 
 class TensorIOMode(enum.Enum):
@@ -73,6 +78,8 @@ class DynamicShapesKernelSpecializationStrategy(enum.Enum):
 
 
 def nptype(trt_type):
+    if trt_type is DataType.FP8:
+        raise TypeError("Could not resolve TensorRT datatype to an equivalent numpy datatype.")
     return _TYPES[trt_type.value]
 
 
