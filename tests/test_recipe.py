@@ -82,7 +82,17 @@ def refusal(path: Path) -> str:
 
 
 def test_the_recipes_that_come_along() -> None:
-    assert Recipe.names() == ["fp32", "fp16", "int8", "fp8", "nvfp4", "int4", "int4-gptq", "int4-small"]
+    assert Recipe.names() == [
+        "fp32",
+        "fp16",
+        "int8",
+        "fp8",
+        "nvfp4",
+        "int4",
+        "int4-gptq",
+        "int4-small",
+        "int4-small-gptq",
+    ]
     for name in Recipe.names():
         recipe = Recipe.find(name)
         assert recipe.name == name
@@ -144,14 +154,14 @@ def test_a_name_before_a_path_and_a_path_before_nothing(
         (
             "int44",
             "No recipe is named 'int44'. Did you mean int4? Known: fp32, fp16, int8, fp8, nvfp4, "
-            "int4, int4-gptq, int4-small. Or name a file.",
+            "int4, int4-gptq, int4-small, int4-small-gptq. Or name a file.",
         ),
         ("", "No recipe is named ''. Known: fp32"),
         ("no/such", "There is no recipe no/such"),
         (
             "such.toml",
             "There is no recipe such.toml. Name a file, or one of: fp32, fp16, int8, fp8, nvfp4, int4, int4-gptq, "
-            "int4-small.",
+            "int4-small, int4-small-gptq.",
         ),
     ],
 )

@@ -203,8 +203,11 @@ def test_a_full_disk_below_stdout_is_one_line() -> None:
     ("words", "completed"),
     [
         ("ernie-export b", ["build", "bench", "bits"]),
-        ("ernie-export build --recipe ", ["fp32", "fp16", "int8", "int4", "int4-gptq", "int4-small"]),
-        ("ernie-export build --recipe int", ["int8", "int4", "int4-gptq", "int4-small"]),
+        (
+            "ernie-export build --recipe ",
+            ["fp32", "fp16", "int8", "int4", "int4-gptq", "int4-small", "int4-small-gptq"],
+        ),
+        ("ernie-export build --recipe int", ["int8", "int4", "int4-gptq", "int4-small", "int4-small-gptq"]),
         ("ernie-export build --target rtx", ["rtx", "rtx-4090", "rtx-5090", "rtx-pro-6000"]),
         ("ernie-export build --target h", ["h100", "h200"]),
     ],
