@@ -199,14 +199,14 @@ def test_a_full_disk_below_stdout_is_one_line() -> None:
     assert ran.stderr.count("\n") == 1
 
 
+RECIPES = ["fp32", "fp16", "int8", "fp8", "nvfp4", "int4", "int4-gptq", "int4-small", "int4-small-gptq"]
+
+
 @pytest.mark.parametrize(
     ("words", "completed"),
     [
         ("ernie-export b", ["build", "bench", "bits"]),
-        (
-            "ernie-export build --recipe ",
-            ["fp32", "fp16", "int8", "int4", "int4-gptq", "int4-small", "int4-small-gptq"],
-        ),
+        ("ernie-export build --recipe ", RECIPES),
         ("ernie-export build --recipe int", ["int8", "int4", "int4-gptq", "int4-small", "int4-small-gptq"]),
         ("ernie-export build --target rtx", ["rtx", "rtx-4090", "rtx-5090", "rtx-pro-6000"]),
         ("ernie-export build --target h", ["h100", "h200"]),
