@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 E4M3: np.dtype[Any] = np.dtype(ml_dtypes.float8_e4m3fn)
 LARGEST = np.float32(448)
-#: The magnitudes of the codes 0 … 126, ascending.
-LEVELS = np.arange(127, dtype=np.uint8).view(E4M3).astype(np.float32)
+#: The numbers that the codes stand for; those of 0 … 126 are the magnitudes, ascending.
+NUMBERS = np.arange(256, dtype=np.uint8).view(E4M3).astype(np.float32)
+LEVELS = NUMBERS[:127]
 
 
 def quantize_rows(weight: Array) -> tuple[Array, Array]:

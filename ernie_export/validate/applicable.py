@@ -40,11 +40,11 @@ def applicable(
 ) -> tuple[dict[str, Bounds], list[str]]:
     """The gates that apply, and a note for each reason why others do not.
 
-    Gates on quality ask how much of what was learnt is left when weights are rounded to integers.
+    Gates on quality ask how much of what was learnt is left when weights are rounded to few bits.
     Where the checkpoint itself, as transformers runs it, does not tell the text from chance, there is
     nothing to be left: its likeliest token and its experts are ties that any rounding turns.  Gates on
     operators, weights and consistency hold whatever the weights are, and those on quality do too where
-    none is rounded to integers.  A text can be written only where the engine was opened whole.
+    none is rounded to few bits.  A text can be written only where the engine was opened whole.
     """
     reasons: dict[str, list[str]] = {}
 
@@ -63,7 +63,7 @@ def applicable(
             return untold
         return None
 
-    untold = _knows_nothing(config, metrics) if parts and _rounds_to_integers(parts) else None
+    untold = _knows_nothing(config, metrics) if parts and _rounds_to_few_bits(parts) else None
     kept = {}
     for name, gate in gates.items():
         if (reason := why_not(name)) is None:
@@ -100,8 +100,8 @@ def in_half_precision(
     return result
 
 
-def _rounds_to_integers(parts: Parts) -> bool:
-    return any(form.format.startswith("int") for form in parts.named().values())
+def _rounds_to_few_bits(parts: Parts) -> bool:
+    return any(form.format not in ("fp32", "fp16") for form in parts.named().values())
 
 
 def _knows_nothing(config: ErnieConfig, metrics: Mapping[str, float]) -> str | None:

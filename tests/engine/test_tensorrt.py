@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import importlib
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from ernie_export.engine import tensorrt_build, weight_map
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.interface import Engine
 from ernie_export.engine.open import open_engine, open_graph
-from ernie_export.engine.tensorrt import load_plugins
+from ernie_export.engine.tensorrt import Opened, load_plugins
 from ernie_export.errors import UserError, WorkError
 from ernie_export.generate.generator import generate
 from ernie_export.generate.sampling import Sampling
@@ -167,6 +169,31 @@ def test_memory_goes_back_with_the_session(folder: Path, cuda: ModuleType) -> No
     assert len(cuda.memory) > before
     del session
     assert len(cuda.memory) == before
+
+
+FP8 = """
+<ir_version: 10, opset_import: ["": 23]>
+g (float8e4m3fn[4,8] weight, float[4,1] scales, int64[1,1] input_ids) => (float[4,8] rows, int64[1,1] ids) {
+    one = Constant <value_float: float = 1.0> ()
+    numbers = DequantizeLinear (weight, one)
+    rows = Mul (numbers, scales)
+    ids = Identity (input_ids)
+}
+"""
+
+
+def test_weights_may_be_of_a_type_that_numpy_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    making.take_its_place(monkeypatch, tmp_path)
+    trt: Any = importlib.import_module("tensorrt")
+    graph, path = onnx.parser.parse_model(FP8).SerializeToString(), tmp_path / "an.engine"
+    name = hashlib.sha256(graph).hexdigest()
+    (tmp_path / f"{name}.onnx").write_bytes(graph)
+    path.write_bytes(trt.MAGIC + trt.__version__.encode().ljust(16) + f"{name}{{}}".encode())
+    with pytest.raises(TypeError):
+        trt.nptype(trt.DataType.FP8)
+    opened = Opened(trt, trt.Runtime(None), None, path)
+    assert opened.weights == {"weight": 4 * 8, "scales": 4 * 4}
+    assert opened.dtypes == {"input_ids": np.int64, "rows": np.float32, "ids": np.int64}
 
 
 def test_what_is_asked_of_the_wrong_engine(folder: Path) -> None:

@@ -180,7 +180,7 @@ def rows() -> list[list[str]]:
 
 def test_the_table_of_versions_is_true() -> None:
     table: list[Any] = rows()
-    assert len(table) == 15
+    assert len(table) == 21
     for name, *there in table:
         for version, cell in zip(("10.13", "10.16", "11.4", "RTX 1.7"), there, strict=False):
             assert (name in names(version)) == (cell == "yes"), f"{name} in {version}"

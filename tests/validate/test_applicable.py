@@ -45,7 +45,7 @@ def test_a_gate_on_a_part_that_is_not_there_does_not_apply(config: ErnieConfig) 
     assert left_out(no_dense, "int4", 20.0)[0] == {"operators.dense_error"}
 
 
-@pytest.mark.parametrize("recipe", ["int8", "int4"])
+@pytest.mark.parametrize("recipe", ["int8", "int4", "fp8", "nvfp4"])
 def test_what_knows_nothing_has_no_quality_to_lose(config: ErnieConfig, recipe: str) -> None:
     names, notes = left_out(config, recipe, 1500.0)
     assert names == QUALITY
