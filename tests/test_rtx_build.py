@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,26 @@ def test_a_bundle_with_engines(tmp_path: Path, nano: Path) -> None:
         open_engine(output)
 
     assert pipeline.build(nano, RTX, Recipe.find("int4"), output).reused
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "recipe", "sm"),
+    [("rtx-4090", "fp8", "8.9"), ("rtx-5090", "fp8", "12.0"), ("rtx-5090", "nvfp4", "12.0")],
+)
+def test_weights_in_small_floats(tmp_path: Path, nano: Path, target: str, recipe: str, sm: str) -> None:
+    output = tmp_path / "bundle"
+    result = pipeline.build(nano, Target.find(target), Recipe.find(recipe), output)
+    assert result.verdict == "passed", [gate.message for gate in result.report_data.gates if not gate.passed]
+    assert verify(output, Silent()) == []
+    requires = EngineInfo.read(output).requires
+    assert requires and requires.sm == [sm]
+    # E4M3 is what the kernels themselves read: codes of fp8, scales of nvfp4.
+    read = "layers.1.experts.gate_up" if recipe == "fp8" else "layers.1.experts.gate_up_scales"
+    for phase in ("decode", "prefill"):
+        layers = (output / f"engines/{phase}.layers.txt").read_text()
+        (given,) = set(re.findall(rf"Name: {re.escape(read)}, [^}}]*?Datatype: (\w+)", layers))
+        assert given == "FP8"
 
 
 def test_without_the_builder_nothing_is_begun(

@@ -17,7 +17,7 @@ from ernie_export.calibrate.hessians import Hessians
 from ernie_export.calibrate.record import CalibratedTensor
 from ernie_export.errors import UserError
 from ernie_export.graph.weights import source_of
-from ernie_export.quantize.formats import Packed, packing, quantize
+from ernie_export.quantize.formats import BITS, Packed, quantize
 from ernie_export.quantize.gptq import gptq
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Rounding:
         Raises:
             NotFinite: as `quantize`.
         """
-        if not packing(form)[0]:
+        if form.format not in BITS:
             return quantize(matrix, form)
         source = self._source(name, expert)
         tokens = self._hessians.tokens(source)

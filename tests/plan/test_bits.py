@@ -33,6 +33,7 @@ def test_the_groups_of_a_model() -> None:
 
 def test_what_is_float_or_told_by_a_layers_own_table_stays() -> None:
     assert Group("embedding", None) not in groups(THE_21B, Recipe.find("int8").parts)  # fp16 there
+    assert {group.part for group in groups(THE_21B, Recipe.find("nvfp4").parts)} == {"attention", "embedding"}
     mine = INT4.model_copy(update={"layers": {"2-4": LayerParts(experts=EIGHT)}})
     assert not {Group("experts", layer) for layer in (2, 3, 4)} & set(groups(THE_21B, mine))
     made = with_formats(THE_21B, mine, dict.fromkeys(groups(THE_21B, mine), FOUR))
