@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 
 DOMAIN, LINEAR, EXPERTS = "ernie", "QuantizedLinear", "MoEExperts"
 PAST, PRESENT = "past_key_values.", "present."
+RUNTIME = "onnxruntime-cpu"
 FLOAT16 = 10
 """As ONNX numbers it."""
 
 
-def prepare(model: onnx.ModelProto) -> Path | None:
-    """The library to register before this graph is opened, whose cache then is fp16; None, and nothing changes."""
+def prepare(model: onnx.ModelProto, runtime: str) -> Path | None:
+    """The library to register before this graph is opened, whose cache then is fp16; None, and nothing changes.
+
+    The bodies of a graph that was made for another `runtime` are what its engine is built from: they run as they are.
+    """
     library = native_operators()
-    if library is None or not suits(model):
+    if library is None or runtime != RUNTIME or not suits(model):
         return None
     for value in [*model.graph.input, *model.graph.output]:
         if value.name.startswith((PAST, PRESENT)):

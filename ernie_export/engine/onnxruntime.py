@@ -58,7 +58,7 @@ class OnnxRuntimeEngine:
             graph, library = prepared.read_bytes(), None
         else:
             made = opened_graph(folder / info.graph, probes, given)
-            library = prepare(made) if provider is CPU else None
+            library = prepare(made, info.runtime)
             graph = made.SerializeToString()
         self.native = library is not None
         self.session = opened(graph, folder / info.graph, library, threads, provider)

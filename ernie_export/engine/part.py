@@ -43,7 +43,7 @@ class GraphPart:
         self.probes, self.given = tuple(probes), tuple(given)
         path = folder / self.info.graph
         graph = opened_graph(path, probes, given)
-        library = prepare(graph)  # as the whole engine has it
+        library = prepare(graph, self.info.runtime)  # as the whole engine has it
         cut(graph, probes)
         self.session = opened(graph.SerializeToString(), path, library, threads)
         self.inputs = [value.name for value in self.session.get_inputs()]

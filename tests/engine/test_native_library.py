@@ -19,6 +19,8 @@ from ernie_export.validate.metrics import compare_logits, logits_metrics
 
 BuiltBundle = Callable[[str], Path]
 
+CPU = native_library.RUNTIME
+
 
 @pytest.mark.parametrize(("recipe", "most"), [("int4", 1.3), ("int4-small", 1.3), ("int8", 3.0)])
 def test_its_answers_are_as_good(
@@ -52,15 +54,18 @@ def test_it_is_used_where_it_suits_alone(
     monkeypatch.setattr(machine, "NATIVE", library)
     monkeypatch.setattr(machine, "cpu_flags", lambda: machine.CPU_FLAGS | {"sse"})
     monkeypatch.delenv(machine.SWITCH, raising=False)
-    assert native_library.prepare(packed) == library
-    assert native_library.prepare(floats) is None
+    assert native_library.prepare(packed, CPU) == library
+    assert native_library.prepare(floats, CPU) is None
+    assert native_library.prepare(packed, "tensorrt_rtx") is None, (
+        "what an engine is built from is run as it is"
+    )
     monkeypatch.setenv(machine.SWITCH, "0")
-    assert native_library.prepare(packed) is None
+    assert native_library.prepare(packed, CPU) is None
     monkeypatch.setenv(machine.SWITCH, os.fspath(tmp_path / "other.so"))
-    assert native_library.prepare(packed) is None
+    assert native_library.prepare(packed, CPU) is None
     monkeypatch.delenv(machine.SWITCH)
     monkeypatch.setattr(machine, "cpu_flags", lambda: {"sse"})
-    assert native_library.prepare(packed) is None
+    assert native_library.prepare(packed, CPU) is None
 
 
 def test_rows_that_are_no_whole_chunks_are_left_to_the_bodies(bundle: BuiltBundle) -> None:
