@@ -14,7 +14,10 @@ from pydantic import BaseModel, ConfigDict
 
 from ernie_export.checkpoint.fingerprints import cache_folder
 from ernie_export.engine import found, plugin_library
-from ernie_export.engine.found import driver, version_of
+from ernie_export.engine.compatibility import unfit
+from ernie_export.engine.found import driver
+from ernie_export.engine.requires import needs_of_gpu, requires_of
+from ernie_export.engine.tensorrt_variants import VARIANTS
 from ernie_export.errors import UserError
 from ernie_export.plan import machine
 from ernie_export.target import Target
@@ -136,26 +139,19 @@ def _target(target: Target, packages: list[Package], providers: list[str]) -> Ta
         )
         remedy = f"pip uninstall {' '.join(ONNXRUNTIMES)}, then pip install 'ernie-export[cpu]'"
         can_run = False
-    can_build, stack = not missing, target.ready_stacks[0]
-    if stack.provider:
-        if can_run and (stack.provider not in providers or driver()[1] is None):
-            missing.append(
-                "there is no GPU" if stack.provider in providers else f"onnxruntime has no {stack.provider}"
-            )
-            can_run, remedy = False, stack.install
-    elif target.runtime != "onnxruntime-cpu":
-        version, problem = version_of(target.runtime)
-        if version is None:
-            missing.append(f"{target.runtime}: {problem}")
-            remedy = remedy or stack.install
-        elif not stack.is_that_of(target.runtime, version):
-            missing.append(f"{target.runtime} is {version}, not {' or '.join(stack.versions)}")
-            remedy = remedy or stack.install
-        can_build = not missing
-        _, gpu = driver()
-        if gpu is None or gpu.sm != target.sm:
-            missing.append(f"to run it, a GPU of compute capability {target.sm}")
-        can_run = not missing
+    can_build = not missing
+    if target.needs_gpu and can_run:
+        requires = requires_of(target, "", 1)
+        if target.runtime in VARIANTS:
+            requires = requires.model_copy(update=needs_of_gpu(target, 1))
+        here = found.find(requires.module)
+        unsuited = list(unfit(target.name, requires, here))
+        missing += [each.cause for each in unsuited]
+        can_run = not unsuited
+        remedy = remedy or (unsuited[0].remedy if unsuited else "")
+        if target.runtime in VARIANTS:  # what runs its engines builds them, on a machine without a GPU too
+            builder = requires.model_copy(update={"sm": [], "cuda": None})
+            can_build = can_build and not any(unfit(target.name, builder, here))
     return TargetState(name=target.name, can_build=can_build, can_run=can_run, missing=missing, remedy=remedy)
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial as bound
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ernie_export import lock
 from ernie_export.bits import choose
@@ -31,7 +31,7 @@ from ernie_export.checkpoint.layout import EMBEDDING, layer_of, part_of
 from ernie_export.engine import found, genai, plugin_library, weight_map
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.providers import ON_GPUS
-from ernie_export.engine.requires import Binary, Requires
+from ernie_export.engine.requires import Binary, Requires, needs_of_gpu, requires_of
 from ernie_export.engine.tensorrt import PHASES, engine_path
 from ernie_export.engine.tensorrt_variants import VARIANTS, variant_of
 from ernie_export.errors import UserError, WorkError
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     Graph = Callable[[], onnx.ModelProto]
 
 GRAPH = "model.onnx"
-ENGINES, PLUGINS = "engines", "plugins"
+ENGINES = "engines"
 RECIPE = "recipe.toml"
 #: What a bundle takes over from the checkpoint, where it is there.
 TEXTS = (
@@ -380,34 +380,11 @@ def engine_info(work: Work, checkpoint: Checkpoint, recipe: Recipe, target: Targ
     )
 
 
-def requires_of(target: Target, fingerprint: str, context: int) -> Requires:
-    """What the machine that opens the engine must have: any stack of the target's."""
-    ready = target.ready_stacks
-    (module,) = {stack.module for stack in ready}
-    planned = {
-        version: f"{stack.name} is planned: {stack.planned}"
-        for stack in target.stacks
-        if stack.planned
-        for version in stack.versions
-    }
-    return Requires(
-        module=module,
-        versions=sorted({version for stack in ready for version in stack.versions}),
-        install=" or ".join(dict.fromkeys(stack.install for stack in ready)),
-        provider=ready[0].provider,
-        cuda=ready[0].cuda if ready[0].provider else None,
-        planned=planned,
-        architecture=target.architecture,
-        checkpoint=fingerprint,
-        context=context,
-    )
-
-
 def of_engines(requires: Requires, work: Work, recipe: Recipe, target: Target) -> Requires:
     """What TensorRT's engines need beside. Those that were built here are read by the version that built them."""
     if target.runtime not in VARIANTS:
         return requires
-    requires = requires.model_copy(update=needs_of_gpu(recipe, target))
+    requires = requires.model_copy(update=needs_of_gpu(target, recipe.batch))
     if target.is_kit:
         return requires
     prefill, decode = (
@@ -419,19 +396,6 @@ def of_engines(requires: Requires, work: Work, recipe: Recipe, target: Target) -
         "prefill": prefill,
     }
     return requires.model_copy(update=more)
-
-
-def needs_of_gpu(recipe: Recipe, target: Target) -> dict[str, Any]:
-    """What engines of TensorRT's need beside, as fields of Requires: of a kit its plugins too."""
-    needs: dict[str, Any] = {
-        "sm": [target.sm] if target.sm else [],
-        "cuda": target.ready_stacks[0].cuda,
-        "batch": recipe.batch,
-    }
-    if target.is_kit:
-        library, described = plugin_library.of(target)
-        needs["plugin"] = Binary(path=f"{PLUGINS}/{library.name}", sha256=described.sha256)
-    return needs
 
 
 def validate_and_publish(

@@ -9,6 +9,7 @@ import pytest
 
 from ernie_export import doctor
 from ernie_export.doctor import diagnose
+from ernie_export.engine import found
 from ernie_export.engine.found import Gpu
 
 
@@ -65,7 +66,9 @@ def test_without_their_provider_bundles_for_gpus_are_built_and_do_not_run() -> N
     ):
         target = next(target for target in diagnose().targets if target.name == name)
         assert target.can_build and not target.can_run
-        assert target.missing == [f"onnxruntime has no {provider}"]
+        lacking, driver = target.missing
+        assert f"{name} needs ONNX Runtime with {provider}, which" in lacking
+        assert driver == f"{name} needs a driver for CUDA 13.0, and there is none"
         assert "pip install" in target.remedy
 
 
@@ -110,28 +113,39 @@ def test_an_onnxruntime_that_does_not_load(
 
 
 def test_engines_for_rtx_are_built_anywhere_and_run_on_their_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "driver", lambda: (None, None))
+    monkeypatch.setattr(found, "driver", lambda: (None, None))
     lacking = target("rtx-4090")
     assert lacking.can_build and not lacking.can_run
-    assert lacking.missing == ["to run it, a GPU of compute capability 8.9"] and not lacking.remedy
-    monkeypatch.setattr(doctor, "driver", lambda: ("13.0", Gpu("NVIDIA GeForce RTX 4090", "8.9", 24 << 30)))
-    assert target("rtx-4090").can_run and not target("rtx-5090").can_run
+    assert lacking.missing == ["rtx-4090 needs a driver for CUDA 13.0, and there is none"]
+    assert lacking.remedy.startswith("Install NVIDIA's driver")
+    monkeypatch.setattr(found, "driver", lambda: ("13.0", Gpu("NVIDIA GeForce RTX 4090", "8.9", 24 << 30)))
+    assert target("rtx-4090").can_run
+    other = target("rtx-5090")
+    assert other.can_build and not other.can_run
+    assert other.missing == ["rtx-5090 is for compute capability 12.0, NVIDIA GeForce RTX 4090 has 8.9"]
 
 
 @pytest.mark.parametrize(
     ("version", "problem", "said"),
     [
-        (None, "it is not installed", "tensorrt_rtx: it is not installed"),
-        ("2.0.0", "", "tensorrt_rtx is 2.0.0, not 1"),
+        (
+            None,
+            "it is not installed",
+            "rtx-4090 needs TensorRT for RTX 1, which does not load here (it is not installed)",
+        ),
+        ("2.0.0", "", "rtx-4090 needs TensorRT for RTX 1, here is 2.0.0"),
     ],
 )
 def test_without_its_runtime_nothing_is_built_for_rtx(
     monkeypatch: pytest.MonkeyPatch, version: str | None, problem: str, said: str
 ) -> None:
-    monkeypatch.setattr(doctor, "version_of", lambda module: (version, problem))
-    found = target("rtx-4090")
-    assert not found.can_build and not found.can_run and found.missing[0].startswith(said)
-    assert found.remedy == "pip install tensorrt-rtx-cu13"
+    real = found.version_of
+    monkeypatch.setattr(
+        found, "version_of", lambda module: (version, problem) if module == "tensorrt_rtx" else real(module)
+    )
+    state = target("rtx-4090")
+    assert not state.can_build and not state.can_run and state.missing[0] == said
+    assert "pip install tensorrt-rtx-cu13" in state.remedy
     assert cpu().can_build
 
 

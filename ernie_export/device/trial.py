@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.distribute.policy import Policy
-from ernie_export.engine.compatibility import free_memory, require_compatible
+from ernie_export.engine.compatibility import memory, require_compatible
 from ernie_export.engine.info import EngineInfo
 from ernie_export.errors import UserError, WorkError
 from ernie_export.plan.plan import peak_memory
@@ -50,7 +50,7 @@ def require_suited(bundle: Path, manifest: Manifest) -> None:
     config, recipe = ErnieConfig.read(bundle), Recipe.read(bundle / "recipe.toml")
     longest = recipe.context or config.max_position_embeddings
     context = min(longest, CONTEXT)
-    needed, free = peak_memory(config, target, recipe, context), free_memory(info)
+    needed, free = peak_memory(config, target, recipe, context), memory(info)[1]
     if needed > free:
         raise WorkError(
             f"The bundle needs {size(needed)} of memory with {context:,} tokens of context, "

@@ -51,11 +51,7 @@ def runs_here(folder: Path, info: EngineInfo) -> bool:
 
 def mismatches(folder: Path, requires: Requires, here: Found) -> Iterator[UserError]:
     """Everything that does not fit, what decides over the rest first."""
-    yield from _machine(folder, requires, here)
-    yield from _version(folder, requires, here)
-    yield from _provider(folder, requires, here)
-    if requires.sm or requires.cuda:
-        yield from _gpu(folder, requires, here)
+    yield from unfit(folder, requires, here)
     binaries = (
         (requires.plugin, "plugin library"),
         (requires.engine, "engine"),
@@ -69,13 +65,27 @@ def mismatches(folder: Path, requires: Requires, here: Found) -> Iterator[UserEr
     yield from _checkpoint(folder, requires)
 
 
-def free_memory(info: EngineInfo, here: Found | None = None) -> int:
-    """Bytes that an engine can have: all of a GPU's own memory if it runs there, else what the system has free."""
+def unfit(what: object, requires: Requires, here: Found) -> Iterator[UserError]:
+    """What of the machine does not suit `what`, whatever its files hold."""
+    yield from _machine(what, requires, here)
+    yield from _version(what, requires, here)
+    yield from _provider(what, requires, here)
+    if requires.sm or requires.cuda:
+        yield from _gpu(what, requires, here)
+
+
+def memory(info: EngineInfo, here: Found | None = None) -> tuple[int, int]:
+    """Bytes in all, and those that an engine can have: of the GPU's own memory if it runs there, else the system's.
+
+    What this process has mapped, an open engine's weights above all, is not free.
+    """
     if info.requires and (info.requires.module in VARIANTS or info.requires.provider):
         here = here or found.find(info.requires.module)
         if here.gpu and not here.gpu.shares_memory:
-            return here.gpu.memory
-    return machine.memory()[1]
+            free = found.free_on_gpu()
+            return here.gpu.memory, here.gpu.memory if free is None else free
+    total, free = machine.memory()
+    return total, max(free - machine.mapped(), 0)
 
 
 def require_room(info: EngineInfo, batch: int, length: int) -> None:
@@ -97,17 +107,17 @@ def require_room(info: EngineInfo, batch: int, length: int) -> None:
         )
 
 
-def _machine(folder: Path, requires: Requires, here: Found) -> Iterator[UserError]:
+def _machine(what: object, requires: Requires, here: Found) -> Iterator[UserError]:
     if requires.architecture not in (None, here.architecture):
         yield UserError(
-            f"{folder} is for {requires.architecture}, this machine is {here.architecture}",
+            f"{what} is for {requires.architecture}, this machine is {here.architecture}",
             f"Copy it to the device that it is for, or build one for a target with {here.architecture} "
             "(`ernie-export targets`).",
         )
 
 
-def _version(folder: Path, requires: Requires, here: Found) -> Iterator[UserError]:
-    needs = f"{folder} needs {TITLES[requires.module]} {' or '.join(requires.versions)}"
+def _version(what: object, requires: Requires, here: Found) -> Iterator[UserError]:
+    needs = f"{what} needs {TITLES[requires.module]} {' or '.join(requires.versions)}"
     if here.version is None:
         yield UserError(f"{needs}, which does not load here ({here.problem})", f"Get it: {requires.install}.")
     elif not any(is_version(here.version, each) for each in requires.versions):
@@ -118,39 +128,38 @@ def _version(folder: Path, requires: Requires, here: Found) -> Iterator[UserErro
         )
 
 
-def _provider(folder: Path, requires: Requires, here: Found) -> Iterator[UserError]:
+def _provider(what: object, requires: Requires, here: Found) -> Iterator[UserError]:
     wanted = requires.provider
     if wanted and here.version and wanted not in here.providers:
         yield UserError(
-            f"{folder} needs ONNX Runtime with {wanted}, which {here.version} here does not have",
+            f"{what} needs ONNX Runtime with {wanted}, which {here.version} here does not have",
             f"Get it: {requires.install}.",
         )
 
 
-def _gpu(folder: Path, requires: Requires, here: Found) -> Iterator[UserError]:
+def _gpu(what: object, requires: Requires, here: Found) -> Iterator[UserError]:
     where = f" on this {here.device}" if here.device else ""
     if here.cuda is None:
         yield UserError(
-            f"{folder} needs a driver for CUDA {requires.cuda}, and there is none{where}",
+            f"{what} needs a driver for CUDA {requires.cuda}, and there is none{where}",
             "Install NVIDIA's driver, and look whether `nvidia-smi` lists the GPU; "
             "in a container, start it with `--gpus all`.",
         )
     elif requires.cuda and numbers(here.cuda)[0] < numbers(requires.cuda)[0]:
         yield UserError(
-            f"{folder} needs a driver for CUDA {requires.cuda}, the one here takes {here.cuda} at most",
+            f"{what} needs a driver for CUDA {requires.cuda}, the one here takes {here.cuda} at most",
             "Flash the device with the JetPack that the target lists (`ernie-export targets`)."
             if "Jetson" in here.device
             else f"Install a driver for CUDA {numbers(requires.cuda)[0]} (580 or newer).",
         )
     elif here.gpu is None:
         yield UserError(
-            f"{folder} needs a GPU, and the driver finds none{where}",
+            f"{what} needs a GPU, and the driver finds none{where}",
             "Look whether `nvidia-smi` lists it, and whether CUDA_VISIBLE_DEVICES hides it.",
         )
     elif requires.sm and here.gpu.sm not in requires.sm:
         yield UserError(
-            f"{folder} is for compute capability {' or '.join(requires.sm)}, "
-            f"{here.gpu.name} has {here.gpu.sm}",
+            f"{what} is for compute capability {' or '.join(requires.sm)}, {here.gpu.name} has {here.gpu.sm}",
             "Build a bundle for this GPU: `ernie-export targets` lists them by name.",
         )
 

@@ -101,6 +101,31 @@ def _gpu(cuda: ctypes.CDLL) -> Gpu | None:
     return Gpu(name.value.decode(errors="replace"), f"{major}.{minor}", size.value, bool(integrated))
 
 
+def free_on_gpu(library: str = DRIVER) -> int | None:
+    """Bytes of the first GPU that nobody has; None where no driver tells.
+
+    It is asked in the device's primary context, which runtimes use, and which is made where there is none.
+    """
+    try:
+        cuda = ctypes.CDLL(library)
+        device, context = ctypes.c_int(), ctypes.c_void_p()
+        free, size = ctypes.c_size_t(), ctypes.c_size_t()
+        if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0):
+            return None
+        if cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
+            return None
+        try:
+            if cuda.cuCtxPushCurrent_v2(context):
+                return None
+            failed = cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(size))
+            cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
+            return None if failed else free.value
+        finally:
+            cuda.cuDevicePrimaryCtxRelease_v2(device)
+    except (OSError, AttributeError):  # there is none, or it is something else
+        return None
+
+
 def board(tree: Path = DEVICE_TREE) -> str:
     try:
         return (tree / "model").read_text(errors="replace").rstrip("\0").strip()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ernie_export
 from ernie_export.engine.tensorrt_job import Job, Result, Shapes
 from ernie_export.engine.tensorrt_variants import variant_of
 from ernie_export.errors import WorkError
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
     from ernie_export.progress import Step
 
+PACKAGE = Path(ernie_export.__file__).parents[1]
+"""A folder, or a kit's program."""
+GRAPH, ENGINE, LAYERS = "graph.onnx", "engine", "layers.txt"
 SECONDS = 1800
 MEMORY = 16 << 30
 WORKSPACE = 4 << 30
@@ -55,16 +60,19 @@ def build(
         WorkError: TensorRT is not there, refuses the graph, drops a part of it, crashes, or takes longer or
             more memory than it may.
     """
-    with tempfile.NamedTemporaryFile(suffix=".onnx", dir=engine.parent) as file:
-        file.write(graph)
-        file.flush()
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        (folder / GRAPH).write_bytes(graph)
         job = Job(
-            module=module, graph=file.name, engine=str(engine), layers=str(layers), profile=profile,
+            module=module, graph=GRAPH, engine=ENGINE, layers=LAYERS, profile=profile,
             workspace=workspace, compute_capabilities=list(compute_capabilities),
-            plugins=str(plugins) if plugins else None,
-            timing_cache=str(timing_cache) if timing_cache else None, memory=memory,
+            plugins=str(plugins.absolute()) if plugins else None,
+            timing_cache=str(timing_cache.absolute()) if timing_cache else None, memory=memory,
         )  # fmt: skip
-        return _run(job, step, seconds)
+        result = _run(job, folder, step, seconds)
+        shutil.move(folder / ENGINE, engine)
+        shutil.move(folder / LAYERS, layers)
+    return result
 
 
 def profile_of(graph: onnx.ModelProto, batch: int, context: int) -> dict[str, Shapes]:
@@ -93,11 +101,15 @@ def _environment(module: str) -> dict[str, str]:
     the same graph is to give the same bytes."""
     if not variant_of(module).builds_anywhere:
         return dict(os.environ)
-    return {name: os.environ[name] for name in ("PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
+    return {"PYTHONHASHSEED": "0", **kept}
 
 
-def _run(job: Job, step: Step, seconds: float) -> Result:
-    command = [sys.executable, "-m", "ernie_export.engine.tensorrt_job"]
+def _run(job: Job, folder: Path, step: Step, seconds: float) -> Result:
+    """In `folder`, whose name the process does not hear."""
+    command = [sys.executable, "-P", "-m", "ernie_export.engine.tensorrt_job"]
+    path = os.pathsep.join(filter(None, [str(PACKAGE), os.environ.get("PYTHONPATH")]))
+    environment = _environment(job.module) | {"PYTHONPATH": path}
     with (
         tempfile.TemporaryFile("w+") as complaints,
         subprocess.Popen(
@@ -106,7 +118,8 @@ def _run(job: Job, step: Step, seconds: float) -> Result:
             stdout=subprocess.PIPE,
             stderr=complaints,
             text=True,
-            env=_environment(job.module),
+            env=environment,
+            cwd=folder,
         ) as process,
     ):
         assert process.stdin and process.stdout

@@ -4,8 +4,9 @@
 then a Result or what is wrong.  On a device this needs TensorRT's Python package alone.
 
 TensorRT for RTX orders free sizes by where they lie in memory: the same engine comes out with a few bytes exchanged
-unless memory is laid out as it was.  So it is: addresses are not random, the environment is empty but for where
-libraries are found (tensorrt_build.py), and the build has a thread, and with that an arena, of its own.
+unless memory is laid out as it was.  So it is: addresses are not random, and what this process is told is the same
+(tensorrt_build.py): names of files, arguments, an environment that is empty but for where libraries are found.  The
+build has a thread, and with that an arena, of its own.
 """
 
 from __future__ import annotations

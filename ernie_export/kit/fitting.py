@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie_export.engine import cuda, found
-from ernie_export.engine.compatibility import free_memory, mismatches
+from ernie_export.engine.compatibility import memory, mismatches
 from ernie_export.engine.tensorrt_variants import VARIANTS
 from ernie_export.errors import UserError, WorkError
 from ernie_export.readable import size
@@ -45,7 +45,7 @@ def require_fit(contents: Contents, output: Path, context: int) -> Found:
         raise UserError(
             f"{contents.folder} needs CUDA Python, which does not load here ({problem})", cuda.INSTALL
         )
-    needed, free = needs(contents, context), free_memory(contents.info, here)
+    needed, free = needs(contents, context), memory(contents.info, here)[1]
     if needed > free:
         raise WorkError(
             f"The engine needs {size(needed)} of memory with {context:,} tokens of context, and {size(free)} are free",

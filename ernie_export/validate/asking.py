@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ernie_export.plan import machine
+from ernie_export.engine.compatibility import memory
 from ernie_export.validate.probes import probe_names, routing_name
 from ernie_export.validate.selfcheck import Answer, SelfCheck
 
@@ -81,12 +81,12 @@ def _as_it_ships(
             logits.append(session.feed([[token]]).logits[0])
             steps.append(time.perf_counter() - begun)
         answers.append(Answer(np.concatenate(logits), chosen))
-    total, free = machine.memory()
+    total, free = memory(engine.info)
     return Tried(
         open_s=opened,
         prefill_ms=1000 * float(np.median(prefills)),
         token_ms=1000 * float(np.median(steps)),
-        memory_free=max(free - machine.mapped(), 0),
+        memory_free=free,
         memory=total,
         metrics=check.metrics(answers),
     )

@@ -20,6 +20,12 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 }
 int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Orin", length); return device != 7; }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 65893580800; return device != 7; }
+int cuDevicePrimaryCtxRetain(void **context, int device) { *context = (void *)0x7000; return device != 7; }
+int cuDevicePrimaryCtxRelease_v2(int device) { return device != 7; }
+static void *current;
+int cuCtxPushCurrent_v2(void *context) { current = context; return context != (void *)0x7000; }
+int cuCtxPopCurrent_v2(void **context) { *context = current; current = 0; return 0; }
+int cuMemGetInfo_v2(size_t *free, size_t *bytes) { *free = 60000000000; *bytes = 65893580800; return current == 0; }
 """
 
 
@@ -39,7 +45,13 @@ def compiled(
     path = folder / "libcuda.so.1"
     (folder / "driver.c").write_text(source)
     major, minor = sm.split(".")
-    facts = {"VERSION": version, "NO_GPU": no_gpu, "MAJOR": major, "MINOR": minor, "INTEGRATED": integrated}
+    facts = {
+        "VERSION": version,
+        "NO_GPU": no_gpu,
+        "MAJOR": major,
+        "MINOR": minor,
+        "INTEGRATED": integrated,
+    }
     flags = ["-shared", "-fPIC", *(f"-D{name}={value}" for name, value in facts.items())]
     subprocess.run([compiler, *flags, str(folder / "driver.c"), "-o", str(path)], check=True)
     return path

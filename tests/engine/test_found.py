@@ -29,6 +29,14 @@ def test_a_gpu(library) -> None:
     assert found.driver(library()) == ("13.2", Gpu("Orin", "8.7", 65893580800, True))
 
 
+def test_the_free_memory_of_a_gpu(library, tmp_path: Path) -> None:
+    assert found.free_on_gpu(library()) == 60_000_000_000
+    assert found.free_on_gpu(library(12060, 100)) is None
+    assert found.free_on_gpu(str(tmp_path / "libcuda.so.1")) is None
+    failing = driver.DRIVER.replace("return current == 0;", "return 2;")
+    assert found.free_on_gpu(library(source=failing)) is None
+
+
 def test_a_driver_that_finds_no_gpu(library) -> None:
     assert found.driver(library(12060, 100)) == ("12.6", None)
 

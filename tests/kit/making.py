@@ -17,10 +17,10 @@ from ernie_export.checkpoint.config import ErnieConfig
 from ernie_export.digest import sha256_of
 from ernie_export.engine import plugin_library, weight_map
 from ernie_export.engine.info import EngineInfo
+from ernie_export.engine.requires import needs_of_gpu, requires_of
 from ernie_export.engine.tensorrt_variants import VARIANTS
 from ernie_export.graph.weights import read_layout
 from ernie_export.kit import pack
-from ernie_export.pipeline import needs_of_gpu, requires_of
 from ernie_export.recipe import Recipe
 from ernie_export.target import Target
 from ernie_export.validate.report import Report
@@ -39,7 +39,7 @@ def packed(bundle: Path, folder: Path, target: str) -> Path:
     requires = requires_of(purpose, manifest.checkpoint.fingerprint, info.max_context)
     recipe = Recipe.read(folder / "recipe.toml")
     if purpose.runtime in VARIANTS:
-        requires = requires.model_copy(update=needs_of_gpu(recipe, purpose))
+        requires = requires.model_copy(update=needs_of_gpu(purpose, recipe.batch))
         (folder / weight_map.FILE).parent.mkdir()
         (folder / weight_map.FILE).write_bytes(weight_map.rendered(read_layout(folder / info.graph)))
     info = info.model_copy(update={"requires": requires, "runtime": purpose.runtime})

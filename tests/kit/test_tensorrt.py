@@ -15,8 +15,8 @@ from ernie_export.bench import bench
 from ernie_export.bundle.manifest import Manifest
 from ernie_export.bundle.verify import verify
 from ernie_export.digest import sha256_of
-from ernie_export.engine import plugin_library
-from ernie_export.engine.compatibility import free_memory
+from ernie_export.engine import found, plugin_library
+from ernie_export.engine.compatibility import memory
 from ernie_export.engine.found import Found, Gpu
 from ernie_export.engine.info import EngineInfo
 from ernie_export.engine.tensorrt import PHASES
@@ -165,10 +165,14 @@ def test_memory_is_the_gpus_own_where_it_has_its_own(monkeypatch: pytest.MonkeyP
         return Found("x86_64", VERSION, "", "13.2", Gpu("a GPU", "9.0", 80 << 30, shares), "")
 
     monkeypatch.setattr(machine, "memory", lambda: (8 << 30, 4 << 30))
-    assert free_memory(info("tensorrt"), here(False)) == 80 << 30
-    assert free_memory(info("tensorrt"), here(True)) == 4 << 30
-    assert free_memory(info("onnxruntime"), here(False)) == 4 << 30
-    assert free_memory(info("onnxruntime", "CUDAExecutionProvider"), here(False)) == 80 << 30
+    monkeypatch.setattr(machine, "mapped", lambda: 1 << 30)
+    own, system = (80 << 30, 80 << 30), (8 << 30, 3 << 30)
+    assert memory(info("tensorrt"), here(False)) == own
+    assert memory(info("tensorrt"), here(True)) == system
+    assert memory(info("onnxruntime"), here(False)) == system
+    assert memory(info("onnxruntime", "CUDAExecutionProvider"), here(False)) == own
+    monkeypatch.setattr(found, "free_on_gpu", lambda: 7 << 30)
+    assert memory(info("tensorrt"), here(False)) == (80 << 30, 7 << 30)
 
 
 def test_a_build_that_was_out_of_memory_goes_on(place: Place, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_what_does_not_fit_is_refused(
     scene = refusal.lay_out(place)
     monkeypatch.setattr(found, "find", lambda _module: scene.here)
     monkeypatch.setattr(machine, "memory", lambda: (64 << 30, scene.memory))
+    monkeypatch.setattr(machine, "mapped", lambda: 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=scene.disk))
     with pytest.raises(ErnieExportError) as caught:
         if scene.act:
