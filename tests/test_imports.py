@@ -63,6 +63,7 @@ ANYWHERE = {
     "toml_file",
     "os_error",
     "versions",
+    "names",
     "__version__",
 }
 """May be imported by all; they import one another alone."""

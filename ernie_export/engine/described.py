@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from ernie_export.errors import UserError
+from ernie_export.names import PAST
 
 if TYPE_CHECKING:
     from ernie_export.engine.info import EngineInfo
@@ -19,11 +20,7 @@ def require_described(path: Path, info: EngineInfo, shapes: Mapping[str, Sequenc
     Raises:
         UserError: it describes something else.
     """
-    keys = [
-        shape
-        for name, shape in shapes.items()
-        if name.startswith("past_key_values.") and name.endswith(".key")
-    ]
+    keys = [shape for name, shape in shapes.items() if name.startswith(PAST) and name.endswith(".key")]
     logits = shapes.get("logits", [None])
     for what, said, is_so in (
         ("layers", info.num_layers, {len(keys)}),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ernie_export.names import PAST, PRESENT
 from ernie_export.plan.machine import CHUNK, HEAD, native_operators
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import onnx
 
 DOMAIN, LINEAR, EXPERTS = "ernie", "QuantizedLinear", "MoEExperts"
-PAST, PRESENT = "past_key_values.", "present."
 RUNTIME = "onnxruntime-cpu"
 FLOAT16 = 10
 """As ONNX numbers it."""

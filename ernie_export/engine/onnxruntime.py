@@ -19,10 +19,11 @@ import numpy as np
 from ernie_export.engine.batch_session import BatchSession
 from ernie_export.engine.compatibility import require_room
 from ernie_export.engine.described import require_described
-from ernie_export.engine.native_library import PAST, PRESENT, prepare
+from ernie_export.engine.native_library import prepare
 from ernie_export.engine.opened_graph import GIVEN, LOGITS_TO_KEEP, opened_graph
 from ernie_export.engine.providers import CPU, Provider, buffer
 from ernie_export.errors import WorkError
+from ernie_export.names import PAST, PRESENT
 
 if TYPE_CHECKING:
     import onnxruntime

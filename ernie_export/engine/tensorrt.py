@@ -23,6 +23,7 @@ from ernie_export.engine.cuda import Device, Graph, MappedFile, Memory
 from ernie_export.engine.described import require_described
 from ernie_export.engine.tensorrt_variants import Variant, variant_of
 from ernie_export.errors import UserError, WorkError
+from ernie_export.names import IDS, LOGITS, MASK, PAST, POSITIONS, PRESENT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-PAST, PRESENT = "past_key_values.", "present."
-IDS, POSITIONS, MASK, KEPT, LOGITS = "input_ids", "position_ids", "attention_mask", "kept", "logits"
+KEPT = "kept"
 NAMESPACE = "ernie"
 PLUGINS = ("MoERouting", "MoEExperts", "QuantizedLinear", "CachedAttention")
 PHASES: tuple[Phase, Phase] = ("prefill", "decode")

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_export.errors import UserError
 from ernie_export.graph import operators, tensorrt, tensorrt_rtx, write
+from ernie_export.names import PAST, PRESENT
 
 if TYPE_CHECKING:
     import onnx
 
     from ernie_export.graph.tensorrt_rtx import Phase
 
-PAST, PRESENT = "past_key_values.", "present."
 #: int64 [kept], an input of prefill: the places of the tokens whose logits are wanted.
 KEPT = "kept"
 #: P where it is free.

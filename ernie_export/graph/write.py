@@ -9,6 +9,7 @@ import numpy as np
 
 from ernie_export.graph import onnxruntime, onnxruntime_gpu, operators, portable, tensorrt_rtx
 from ernie_export.graph.weights import WeightFile, layout
+from ernie_export.names import PAST, PRESENT
 
 if TYPE_CHECKING:
     import onnx
@@ -66,7 +67,7 @@ def halve_cache(proto: onnx.ModelProto) -> None:
     from onnx import TensorProto
 
     for value in [*proto.graph.input, *proto.graph.output]:
-        if value.name.startswith(("past_key_values.", "present.")):
+        if value.name.startswith((PAST, PRESENT)):
             value.type.tensor_type.elem_type = TensorProto.FLOAT16
 
 

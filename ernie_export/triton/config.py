@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ernie_export.names import IDS, LOGITS, PAST, PRESENT
 from ernie_export.triton import serving
 
 if TYPE_CHECKING:
     import onnx
 
-PAST, PRESENT = "past_key_values.", "present."
 Kind = Literal["KIND_CPU", "KIND_GPU"]
 #: Triton's words for ONNX's types, by their number.
 TYPES = {1: "TYPE_FP32", 7: "TYPE_INT64", 10: "TYPE_FP16"}
@@ -85,8 +85,8 @@ def engine_config(name: str, vocab_size: int, context: int, sequences: int) -> s
         "name": name,
         "backend": "python",
         "max_batch_size": sequences,
-        "input": [described(Binding(serving.IDS, "TYPE_INT64", (-1,)))],
-        "output": [described(Binding(serving.LOGITS, "TYPE_FP32", (1, vocab_size)))],
+        "input": [described(Binding(IDS, "TYPE_INT64", (-1,)))],
+        "output": [described(Binding(LOGITS, "TYPE_FP32", (1, vocab_size)))],
         # The engine is built for one GPU, and its session has one cache.
         "instance_group": [{"kind": Word("KIND_GPU"), "count": 1, "gpus": (0,)}],
         "sequence_batching": {

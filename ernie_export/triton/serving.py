@@ -21,12 +21,12 @@ from ernie_export.engine.described import as_info
 from ernie_export.engine.interface import check_rows
 from ernie_export.engine.tensorrt import TensorRTEngine
 from ernie_export.errors import ErnieExportError, UserError
+from ernie_export.names import IDS, LOGITS
 
 if TYPE_CHECKING:
     from ernie_export.engine.interface import Session
 
 BUNDLE, INFO = "bundle", "engine.json"
-IDS, LOGITS = "input_ids", "logits"
 START, END, SEQUENCE = "START", "END", "CORRID"
 CONTEXT, SEQUENCES = "context", "sequences"
 """Parameters of the configuration."""
