@@ -62,6 +62,7 @@ ANYWHERE = {
     "spelling",
     "toml_file",
     "os_error",
+    "failure",
     "versions",
     "names",
     "__version__",

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ernie_export import os_error
+from ernie_export import failure
 from ernie_export.errors import ErnieExportError, UserError, WorkError
-
-INTERRUPTED = 130
+from ernie_export.failure import INTERRUPTED
 
 
 @dataclass
@@ -38,7 +37,7 @@ def told(debug: bool) -> Iterator[Outcome]:
         if error is None:
             outcome.exit_code = INTERRUPTED
         else:
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            print(failure.line(error), file=sys.stderr)
             outcome.exit_code = error.exit_code
 
 
@@ -46,8 +45,6 @@ def as_error(exception: BaseException) -> ErnieExportError | None:
     """What to tell; None where the user himself ended it."""
     import typer
 
-    if isinstance(exception, ErnieExportError):
-        return exception
     if isinstance(exception, (KeyboardInterrupt, typer.Abort)):
         return None
     if isinstance(exception, typer.BadParameter.__mro__[1:3]):  # click's UsageError and ClickException
@@ -57,14 +54,7 @@ def as_error(exception: BaseException) -> ErnieExportError | None:
             f"The package {exception.name} is not installed",
             "`ernie-export doctor` tells what is missing and how to get it.",
         )
-    if isinstance(exception, MemoryError):
-        return WorkError("There is not enough memory", "Close other programs, or use a machine with more.")
-    if isinstance(exception, OSError):
-        return os_error.told(exception)
-    return WorkError(
-        f"This is a defect of ernie-export ({type(exception).__name__}: {exception})",
-        "Run the same with --debug and report what it prints.",
-    )
+    return failure.as_error(exception)
 
 
 def _usage_error(exception: BaseException) -> UserError:

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import ernie_export
-from ernie_export import os_error
-from ernie_export.errors import ErnieExportError, UserError, WorkError
+from ernie_export import failure
+from ernie_export.errors import UserError
+from ernie_export.failure import INTERRUPTED
 from ernie_export.kit.build import Built, Settings, build
 from ernie_export.kit.contents import Contents
 from ernie_export.kit.fitting import context_of, needs, require_fit
 from ernie_export.progress import Silent, Step
 from ernie_export.readable import size
 
-INTERRUPTED = 130
+DEFECT = "This is a defect of ernie-export, or a kit that it did not make"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     except BaseException as exception:
         if debug:
             traceback.print_exc()
-        error = _as_error(exception)
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        error = failure.as_error(exception, DEFECT)
+        print(failure.line(error), file=sys.stderr)
         return error.exit_code
 
 
@@ -159,16 +160,3 @@ def _own_folder() -> Path:
 def beside(kit: Path) -> Path:
     kit = kit.absolute()
     return kit.with_name(f"{kit.name}-built")
-
-
-def _as_error(exception: BaseException) -> ErnieExportError:
-    if isinstance(exception, ErnieExportError):
-        return exception
-    if isinstance(exception, MemoryError):
-        return WorkError("There is not enough memory", "Close other programs, or use a machine with more.")
-    if isinstance(exception, OSError):
-        return os_error.told(exception)
-    return WorkError(
-        f"This is a defect of ernie-export, or a kit that it did not make ({type(exception).__name__}: {exception})",
-        "Run the same with --debug and report what it prints.",
-    )
