@@ -17,6 +17,7 @@ from ernie_export.plan.setting import Setting
 from ernie_export.readable import bytes_of, size
 from ernie_export.recipe import Recipe
 from ernie_export.sensitivity import Sensitivity, sensitivity
+from ernie_export.taken import require_taken
 from ernie_export.target import Target
 
 if TYPE_CHECKING:
@@ -49,15 +50,15 @@ def budget_of(text: str, target: Target) -> tuple[int, Target]:
     Raises:
         UserError: it is neither.
     """
-    if text in {known.name for known in Target.all()}:
-        named = Target.find(text)
+    named = next((known for known in Target.all() if known.name == text), None)
+    if named and (named.memory or not named.needs_gpu):
         return available_on(named), named
     try:
         return bytes_of(text), target
     except ValueError:
         raise UserError(
             f"{text!r} is no memory budget",
-            "Give a size, `8 GB`, or the name of a target: `ernie-export targets`.",
+            "Give a size, `8 GB`, or the name of a target that has its memory: `ernie-export targets`.",
         ) from None
 
 
@@ -77,9 +78,11 @@ def choose(
     as `plan` counts it.
 
     Raises:
-        UserError: the budget is none, or cannot be met: by how much, and what would.
+        UserError: the budget is none, or cannot be met: by how much, and what would; or the target does not take
+            what is not chosen.
     """
     room, target = budget_of(budget, target)
+    require_taken(target, recipe)
     checkpoint = Checkpoint.open(folder)
     config = checkpoint.config
     setting = setting_of(config, recipe, context, batch, PROMPT)

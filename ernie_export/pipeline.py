@@ -109,8 +109,10 @@ def build(
     partial = output.parent / f".{output.name}.partial"
     require_replaceable(output)
     text = calibration_text(checkpoint, recipe, calibration)
+    require_taken(target, recipe)
     if recipe.budget:
         recipe = choose(checkpoint_folder, target, recipe, recipe.budget, progress).recipe
+        require_taken(target, recipe)
     recipe = recipe.model_copy(update={"context": context_of(checkpoint, recipe)})
     if output.exists():
         difference = unlike(output, checkpoint, recipe, target, text, progress)
@@ -125,7 +127,6 @@ def build(
                 f"{output} exists and {difference}",
                 "Name another --output, or add --replace to build over it.",
             )
-    require_taken(target, recipe)
     require_fit(checkpoint, recipe)
     require_tokenizer(checkpoint)
     if target.runtime == "tensorrt_rtx":

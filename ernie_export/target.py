@@ -81,11 +81,11 @@ class Target(rows.Row):
     def can_be_built(self) -> bool:
         return self.is_built_here or self.is_kit
 
-    def of_size(self, gib: float | None, gb_per_s: float | None) -> Target:
-        """With the memory and bandwidth that somebody names, where he does."""
+    def of_size(self, memory: int | None, gb_per_s: float | None) -> Target:
+        """With the bytes of memory and the bandwidth that somebody names, where he does."""
         figures: dict[str, object] = {}
-        if gib is not None:
-            figures["memory"] = Memory(mib=round(gib * 1024), source="as asked for")
+        if memory is not None:
+            figures["memory"] = Memory(mib=memory >> 20, source="as asked for")
             figures["reserved"] = Memory(mib=0, source="as asked for")
         if gb_per_s is not None:
             figures["bandwidth"] = Bandwidth(gb_per_s=gb_per_s, source="as asked for")

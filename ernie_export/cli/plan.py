@@ -11,7 +11,7 @@ from ernie_export.cli.inspect import CheckpointFolder, Json, folder_of
 from ernie_export.cli.synthesize import shape_names
 from ernie_export.cli.terminal import coloured, facts, table, terminal
 from ernie_export.errors import UserError
-from ernie_export.readable import size
+from ernie_export.readable import bytes_of, size
 
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
@@ -29,6 +29,17 @@ def recipe_names() -> list[str]:
     from ernie_export.recipe import Recipe
 
     return Recipe.names()
+
+
+def _memory(text: str) -> int:
+    """`24GB`, as it is given on the command line."""
+    try:
+        found = bytes_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}, like 24GB") from None
+    if found < 1 << 20:
+        raise typer.BadParameter(f"{text!r} are bytes, and less than any model needs: give a unit, 24GB")
+    return found
 
 
 def plan(
@@ -61,12 +72,14 @@ def plan(
         int, typer.Option(metavar="P", min=1, help="Most tokens of a prompt, fed at once.")
     ] = 512,
     memory: Annotated[
-        float | None,
-        typer.Option(metavar="GIB", min=0.1, help="What there is, in place of the target's figure."),
+        int | None,
+        typer.Option(
+            metavar="SIZE", parser=_memory, help="What there is, `24GB`, in place of the target's figure."
+        ),
     ] = None,
     bandwidth: Annotated[
         float | None,
-        typer.Option(metavar="GB/S", min=0.1, help="The memory's peak, in place of the target's."),
+        typer.Option(metavar="GB/S", min=0.1, max=1e6, help="The memory's peak, in place of the target's."),
     ] = None,
     json: Json = False,
 ) -> None:

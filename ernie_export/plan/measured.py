@@ -45,6 +45,8 @@ CPU_AGAIN = 2
 GPU_OVERHEAD = 600 * MIB
 #: Bytes of a value between the layers: fp16.
 GPU_ACTIVATION = 2
+#: Most tokens that an engine of TensorRT for RTX is built to read at once: its scratch memory is of that many.
+RTX_PIECE = 512
 
 #: Bytes of a number in the KV cache: what engine/onnxruntime.py allocates; assumed for TensorRT.
 CACHE_BYTES = {

@@ -31,6 +31,7 @@ from ernie_export.plan.measured import (
     GPU_ACTIVATION,
     GPU_OVERHEAD,
     NATIVE_CACHE_BYTES,
+    RTX_PIECE,
 )
 from ernie_export.plan.native import runs_natively
 from ernie_export.plan.setting import Setting
@@ -76,7 +77,7 @@ def memory(config: ErnieConfig, target: Target, setting: Setting) -> Memory:
     overhead = CPU_OVERHEAD if on_cpu else GPU_OVERHEAD
     all_weights = sum(weights.values())
     cache = kv_cache(config, target, setting)
-    active = cpu_activations(config, target, setting) if on_cpu else gpu_activations(config, setting)
+    active = cpu_activations(config, target, setting) if on_cpu else gpu_activations(config, target, setting)
     return Memory(
         weights=weights,
         kv_cache=cache,
@@ -182,9 +183,17 @@ def runs_all_experts(parts: Parts, layer: int) -> bool:
     return not parts.of("experts", layer).format.startswith("int")
 
 
-def gpu_activations(config: ErnieConfig, setting: Setting) -> int:
-    """Assumed: every row of the prompt at once, logits of the last tokens alone."""
+def gpu_activations(config: ErnieConfig, target: Target, setting: Setting) -> int:
+    """Assumed: every row of the prompt at once, logits of the last tokens alone.
+
+    TensorRT for RTX asks for the experts of a layer in fp16, and for what they make of all tokens of a piece: of the
+    21B 1,812 MB, where its builder says 1,816.7 (benchmarks/rtx.py, "experts of the 21B, prefill").
+    """
     widest = max(dense_width(config), chosen_width(config))
+    if target.runtime == "tensorrt_rtx" and config.moe_num_experts:
+        inner = 3 * config.moe_num_experts * config.moe_intermediate_size
+        unpacked = GPU_ACTIVATION * inner * (config.hidden_size + min(setting.context, RTX_PIECE))
+        return unpacked + setting.batch * config.vocab_size * FLOAT
     return setting.batch * (setting.prompt * GPU_ACTIVATION * widest + config.vocab_size * FLOAT)
 
 

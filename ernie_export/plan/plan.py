@@ -10,7 +10,7 @@ from ernie_export.errors import UserError
 from ernie_export.plan import machine
 from ernie_export.plan.building import Building, building
 from ernie_export.plan.changes import Change, changes, furthest
-from ernie_export.plan.measured import CPU_PIECE, GPU_OVERHEAD, MIB
+from ernie_export.plan.measured import CPU_PIECE, GPU_OVERHEAD, MIB, RTX_PIECE
 from ernie_export.plan.memory import Memory, memory
 from ernie_export.plan.native import runs_natively
 from ernie_export.plan.setting import Setting
@@ -21,7 +21,7 @@ from ernie_export.taken import require_taken
 if TYPE_CHECKING:
     from ernie_export.checkpoint.config import ErnieConfig
     from ernie_export.recipe import Recipe
-from ernie_export.target import Target
+    from ernie_export.target import Target
 
 NATIVE = "native operators read every matrix where it lies in its file; the KV cache is fp16"
 OWN = (
@@ -144,7 +144,7 @@ def available_on(target: Target) -> int:
     if target.memory is None and target.needs_gpu:
         raise UserError(
             f"The target {target.name} is for any card, and so has no memory of its own to plan with",
-            "Say how much yours has, `--memory 24` for 24 GiB, or plan for a card by its name: `--target l4`.",
+            "Say how much yours has, `--memory 24GB`, or plan for a card by its name: `--target l4`.",
         )
     if target.memory is None:
         return machine.memory()[1]
@@ -155,7 +155,7 @@ def bandwidth_of(target: Target) -> float | None:
     """Bytes a second; measured where the target is this machine, None where nobody knows it."""
     if target.bandwidth:
         return target.bandwidth.gb_per_s * 1e9
-    return machine.bandwidth() if target.memory is None else None
+    return None if target.needs_gpu else machine.bandwidth()
 
 
 def assumptions(
@@ -166,9 +166,9 @@ def assumptions(
         "use": f"{setting.batch} row{'s' * (setting.batch > 1)} of up to {setting.context:,} tokens, "
         f"prompts of up to {setting.prompt:,}",
         **(
-            of_this_machine(runs_natively(config, target, setting), bandwidth)
-            if target.memory is None
-            else of_the_table(target)
+            of_the_table(target)
+            if target.needs_gpu
+            else of_a_cpu(target, runs_natively(config, target, setting), bandwidth)
         ),
         "tokens/s": "the weights, and at a full context the cache, are read once a token at that bandwidth "
         "and nothing else takes time; no program reaches it",
@@ -185,10 +185,12 @@ def assumptions(
     return said
 
 
-def of_this_machine(native: bool, bandwidth: float | None) -> dict[str, str]:
+def of_a_cpu(target: Target, native: bool, bandwidth: float | None) -> dict[str, str]:
+    """This machine's, but for what somebody names."""
+    memory, rate = target.memory, target.bandwidth
     return {
-        "memory": "what is free on this machine now",
-        "bandwidth": f"{bandwidth / 1e9:.1f} GB/s, measured now"
+        "memory": f"{memory.mib:,} MiB ({memory.source})" if memory else "what is free on this machine now",
+        "bandwidth": f"{bandwidth / 1e9:.1f} GB/s, {rate.source if rate else 'measured now'}"
         if bandwidth
         else "unknown: too little memory is free to measure it",
         "engine": f"{NATIVE if native else OWN}, and prompts are fed in pieces of at most {CPU_PIECE} "
@@ -205,6 +207,12 @@ def of_the_table(target: Target) -> dict[str, str]:
         "bandwidth": f"{rate.gb_per_s:g} GB/s ({rate.source})"
         if rate
         else "unknown: say it with --bandwidth",
-        "engine": "assumed, none is built for this target yet: weights as their files hold them, KV cache and "
-        f"activations in fp16, {GPU_OVERHEAD // MIB} MiB for the runtime",
+        "engine": "assumed, for none has run on this target yet: weights as their files hold them, KV cache and "
+        f"activations in fp16, {GPU_OVERHEAD // MIB} MiB for the runtime"
+        + (
+            f"; of a prompt {RTX_PIECE} tokens at once, by every expert of a layer, unpacked to fp16: what the builder "
+            "asks for (benchmarks/rtx.py)"
+            if target.runtime == "tensorrt_rtx"
+            else ""
+        ),
     }

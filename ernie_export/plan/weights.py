@@ -104,7 +104,7 @@ def matrix(name: str, shape: tuple[int, ...], form: PartFormat) -> Iterator[Init
     except ValueError as block_size:
         raise UserError(
             f"{name} has rows of {shape[-1]} weights, which is no multiple of the block size {block_size}",
-            "Choose a smaller block_size for that part, or a format without one.",
+            "Choose another block_size for that part, or a format whose blocks divide its rows, like fp16.",
         ) from None
 
 

@@ -2,8 +2,7 @@
 
 NVIDIA's rule is max|w| / 6.  Here that is the first of several that are tried: the gap between 4 and 6 is so wide
 that the others may be met better where the largest weight lies lower, or beyond 6.  The scale with the least
-squared error is taken, the first of equals.  On ernie-nano with every layer in NVFP4 that takes the KL from 0.0114
-to 0.0089.
+squared error is taken, the first of equals: never more error than by NVIDIA's rule.
 """
 
 from __future__ import annotations

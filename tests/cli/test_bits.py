@@ -60,6 +60,7 @@ def test_a_targets_memory(run, tmp_path: Path) -> None:
         ),
         (["--budget", "8GB", "--output", "no/mine.toml"], "There is no folder "),
         (["--budget", "8 apples", "--output", "mine.toml"], "'8 apples' is no memory budget. Give a size"),
+        (["--budget", "rtx", "--output", "mine.toml"], "'rtx' is no memory budget. Give a size"),
         (["--budget", "1MB", "--output", "mine.toml"], "The smallest formats need "),
         (
             ["--budget", "1GB", "--output", "mine.toml", "--recipe", "fp32"],

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from ernie_export.checkpoint.config import ErnieConfig
@@ -35,15 +38,15 @@ def test_every_target_can_be_planned_for(target: str, the_21b: ErnieConfig, reci
 def test_any_card_is_none_to_plan_for(target: str, the_21b: ErnieConfig, recipe: Recipe) -> None:
     with pytest.raises(
         UserError,
-        match=r"is for any card, and so has no memory .* `--memory 24` .* by its name: `--target l4`",
+        match=r"is for any card, and so has no memory .* `--memory 24GB`, .* by its name: `--target l4`",
     ):
         of(the_21b, target, recipe)
-    card = Target.find(target).of_size(24, None)
+    card = Target.find(target).of_size(24 << 30, None)
     found = plan(the_21b, card, recipe, "the 21B", 4096)
     assert found.fits and found.available == 24 << 30 and found.bandwidth is None
     assert found.needed < of(the_21b, "l4", recipe, context=4096).needed * 1.1
     assert "say it with --bandwidth" in found.assumptions["bandwidth"]
-    assert not plan(the_21b, card.of_size(8, 300), recipe, "the 21B", 4096).fits
+    assert not plan(the_21b, card.of_size(8 << 30, 300), recipe, "the 21B", 4096).fits
     rate = plan(the_21b, card.of_size(None, 300), recipe, "the 21B", 4096).traffic[0].tokens_per_second
     assert rate == of(the_21b, "l4", recipe, context=4096).traffic[0].tokens_per_second
 
@@ -97,3 +100,19 @@ def test_this_machines_memory_and_bandwidth_are_measured(
     found = of(the_21b, "cpu", recipe)
     assert found.traffic[0].tokens_per_second is None and found.traffic[0].bytes > 0
     assert found.assumptions["bandwidth"].startswith("unknown")
+
+
+def test_scratch_memory_of_rtx_is_the_builders(the_21b: ErnieConfig, recipe: Recipe) -> None:
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / "rtx.json"
+    rows = json.loads(results.read_text())["rows"]
+    said = rows["experts of the 21B, prefill"]["scratch_bytes"]
+    logits = 4 * the_21b.vocab_size
+    assert of(the_21b, "rtx-4090", recipe).memory.activations - logits == pytest.approx(said, rel=0.01)
+
+
+def test_a_cpu_of_a_size_that_somebody_names(the_21b: ErnieConfig, recipe: Recipe) -> None:
+    named = plan(the_21b, Target.find("cpu").of_size(64 << 30, 300), recipe, "the 21B", 4096)
+    assert named.available == 64 << 30 and named.memory.overhead == of(the_21b, "cpu", recipe).memory.overhead
+    assert named.assumptions["memory"] == "65,536 MiB (as asked for)"
+    assert named.assumptions["bandwidth"] == "300.0 GB/s, as asked for"
+    assert "ONNX Runtime" in named.assumptions["engine"]
