@@ -56,8 +56,10 @@ class TritonPythonModel:
         places = {}
         for at, (sequence, starts, tokens) in enumerate(asked):
             try:
-                row = self.rows.of(sequence, starts)
-                self._require(row, tokens)
+                if starts:  # what was before is over, even where this is refused
+                    self.rows.give_back(sequence)
+                self._require(tokens, 0 if starts else self.rows.length(sequence))
+                row = self.rows.of(sequence)
                 fed[row], places[at] = tokens, row
             except ErnieExportError as error:
                 answers[at] = self._refused(error)
@@ -84,10 +86,10 @@ class TritonPythonModel:
     def _flag(self, request: Any, name: str) -> bool:
         return bool(self._value(request, name).flat[0])
 
-    def _require(self, row: int, tokens: list[int]) -> None:
+    def _require(self, tokens: list[int], length: int) -> None:
         if not tokens:
             raise UserError("The request has no tokens", f"Send the new ones as {IDS}.")
-        check_rows([tokens], [self.rows.session.lengths[row]], self.context, self.vocab_size)
+        check_rows([tokens], [length], self.context, self.vocab_size)
 
     def _answer(self, logits: Any) -> Any:
         values = np.ascontiguousarray(logits[None, -1:], np.float32)
@@ -108,22 +110,25 @@ class Rows:
         """Sequence → row, the one that was heard of last at the end."""
         self.free = list(range(count))
 
-    def of(self, sequence: int, starts: bool) -> int:
+    def length(self, sequence: int) -> int:
         """
         Raises:
-            UserError: it goes on, and has no row.
+            UserError: it has no row.
         """
-        if starts:
-            self.give_back(sequence)
-            row = self.free.pop(0) if self.free else self.held.popitem(last=False)[1]
-            self.session.truncate(row, 0)
-        elif sequence in self.held:
-            row = self.held.pop(sequence)
-        else:
+        if sequence not in self.held:
             raise UserError(
                 f"The sequence {sequence} has no cache here: it was given up, or has not begun",
                 "Send all of its tokens again, with sequence_start.",
             )
+        return self.session.lengths[self.held[sequence]]
+
+    def of(self, sequence: int) -> int:
+        """Its own, or an empty one: a free one, or that of the one that has not been heard of for longest."""
+        if sequence in self.held:
+            row = self.held.pop(sequence)
+        else:
+            row = self.free.pop(0) if self.free else self.held.popitem(last=False)[1]
+            self.session.truncate(row, 0)
         self.held[sequence] = row
         return row
 

@@ -127,6 +127,33 @@ def test_sequences_are_answered_as_by_the_checkpoints_own_model(
     assert refused[2].startswith("The request has no tokens")
 
 
+def test_a_start_that_is_refused_changes_no_other_sequence(
+    config: Any, served: Served, tmp_path: Path
+) -> None:
+    """Both rows are held: a third takes none of them, and one that is begun anew has not begun."""
+    one, two = np.random.default_rng(5).integers(3, 1536, (2, 12)).tolist()
+    begun: list[Any] = [[[7, 1, 0, one[:9]], [8, 1, 0, two[:9]]]]
+    on: list[Any] = [[[7, 0, 0, one[9:10]], [8, 0, 0, two[9:10]]]]
+    wrong: list[Any] = [[[9, 1, 0, tokens]] for tokens in ([99999], [], one * 9)]
+    ran = ask(
+        served, config, tmp_path, [*begun, *wrong, [[9, 0, 0, [5]]], *on, [[8, 1, 0, []]], [[8, 0, 0, [5]]]]
+    )
+    assert ran.returncode == 0, ran.stderr
+    got = dict(np.load(tmp_path / "answers.npz"))
+    for place, why in (
+        ("1.0", "token id 99999 is outside"),
+        ("2.0", "The request has no tokens"),
+        ("3.0", "108 tokens do not fit into a cache of 96"),
+        ("4.0", "The sequence 9 has no cache here"),
+        ("6.0", "The request has no tokens"),
+        ("7.0", "The sequence 8 has no cache here"),
+    ):
+        assert str(got[place]).startswith(why)
+    assert ask(served, config, tmp_path, [*begun, *on]).returncode == 0
+    want = np.load(tmp_path / "answers.npz")
+    assert all(np.array_equal(got[f"5.{row}"], want[f"1.{row}"]) for row in (0, 1))
+
+
 def test_an_engine_that_does_not_fit_is_told_to_the_server(
     config: Any, served: Served, tmp_path: Path
 ) -> None:
