@@ -109,8 +109,10 @@ def build(job: Job) -> Result:
     if kept:
         earlier = kept.read_bytes() if kept.is_file() else b""
         # One that is damaged, or another version's, is none: all is timed anew.
-        cache = config.create_timing_cache(earlier) or config.create_timing_cache(b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
+        cache = config.create_timing_cache(earlier)
+        if not (cache and config.set_timing_cache(cache, ignore_mismatch=False)):
+            cache = config.create_timing_cache(b"")
+            config.set_timing_cache(cache, ignore_mismatch=False)
     engine = builder.build_serialized_network(network, config)
     if engine is None or logger.refused:
         raise ValueError("; ".join([*logger.refused, *logger.errors]) or "it says nothing of why")

@@ -316,19 +316,20 @@ def test_plugins_that_an_engine_cannot_call(
         load_plugins(tensorrt, library)
 
 
-def test_a_damaged_timing_cache_is_none(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"damaged", b"10.13.3.9;"], ids=["damaged", "of another version"])
+def test_a_timing_cache_that_does_not_fit_is_none(folder: Path, tmp_path: Path, content: bytes) -> None:
     cache = tmp_path / "timing.cache"
-    cache.write_bytes(b"damaged")
+    cache.write_bytes(content)
     model = lower(onnx.load(folder / "model.onnx", load_external_data=False), Lowered("decode", 512, 2, True))
     with Silent().step("") as step:
         tensorrt_build.build(
             model.SerializeToString(), tensorrt_build.profile_of(model, 2, 512), tmp_path / "e", tmp_path / "l",
             "tensorrt", step, plugins=folder / "plugins/libernie_plugins.so", timing_cache=cache,
         )  # fmt: skip
-    assert cache.read_bytes() == b"timed;"
+    assert cache.read_bytes() == b"10.16.0.72;"
 
 
 def test_times_of_kernels_are_kept_and_layers_inspected(made: tuple[Path, Path]) -> None:
     folder = made[0]
-    assert (folder / "timing.cache").read_bytes() == b"timed;" * 2
+    assert (folder / "timing.cache").read_bytes() == b"10.16.0.72;" * 2
     assert "one of the double's" in (folder / "engines/decode.layers.txt").read_text()

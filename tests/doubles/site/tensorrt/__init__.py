@@ -13,6 +13,7 @@ import enum
 import functools
 import hashlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -127,7 +128,7 @@ class ITimingCache:
         self.data = data
 
     def serialize(self):
-        return IHostMemory(self.data + b"timed;")
+        return IHostMemory(self.data + f"{__version__};".encode())
 
 
 class IBuilderConfig:
@@ -148,9 +149,11 @@ class IBuilderConfig:
 
     def create_timing_cache(self, serialized_timing_cache):
         data = bytes(serialized_timing_cache)
-        return None if data.replace(b"timed;", b"") else ITimingCache(data)
+        return ITimingCache(data) if re.fullmatch(rb"([0-9.]+;)*", data) else None
 
     def set_timing_cache(self, cache, ignore_mismatch):
+        if not ignore_mismatch and cache.data.replace(f"{__version__};".encode(), b""):
+            return False
         self.cache = cache
         return True
 
