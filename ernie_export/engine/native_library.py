@@ -55,7 +55,7 @@ def suits(model: onnx.ModelProto) -> bool:
             continue
         found = True
         bits = next((each.i for each in node.attribute if each.name == "bits"), 0)
-        if bits not in (4, 8) or node.overload:  # an overload has codes of another kind
+        if bits not in (4, 8):
             return False
         names = node.input[1:2] if node.op_type == LINEAR else (node.input[3], node.input[5])
         if any(name not in widths or widths[name][-1] * 8 // bits % CHUNK for name in names):

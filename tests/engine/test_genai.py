@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,15 +46,19 @@ def test_its_tokenizer_reads_ours(bundle: Callable[[str], Path], nano: Path) -> 
     assert list(tokenizer.encode(text)) == TextTokenizer.read(nano).encode(text)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime-cuda", "onnxruntime-rtx"])
+@pytest.mark.parametrize(
+    ("runtime", "provider"),
+    [("onnxruntime-cuda", {"cuda": {"use_tf32": "0"}}), ("onnxruntime-rtx", {"NvTensorRtRtx": {}})],
+)
 def test_it_is_told_what_a_bundle_runs_on(
-    bundle: Callable[[str], Path], nano: Path, tmp_path: Path, runtime: str
+    bundle: Callable[[str], Path], nano: Path, tmp_path: Path, runtime: str, provider: dict[str, Any]
 ) -> None:
     """The package that is here has the CPU alone: it knows the name, and asks for its library for NVIDIA's GPUs."""
     import onnxruntime_genai as genai
 
     folder = shutil.copytree(bundle("fp32"), tmp_path / "bundle")
     config = genai_config(ErnieConfig.read(nano), "model.onnx", 64, runtime)
+    assert config["model"]["decoder"]["session_options"]["provider_options"] == [provider]
     (folder / FILE).write_text(json.dumps(config))
     with pytest.raises(Exception, match="Cuda interface not available"):
         genai.Model(str(folder))
