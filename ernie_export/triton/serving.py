@@ -68,8 +68,9 @@ class TritonPythonModel:
             for at, row in places.items():
                 answers[at] = self._answer(logits[row])
         except ErnieExportError as error:
-            for at in places:
+            for at in places:  # how far their rows came is not known
                 answers[at] = self._refused(error)
+                self.rows.give_back(asked[at][0])
         for (sequence, _, _), request in zip(asked, requests, strict=True):
             if self._flag(request, END):
                 self.rows.give_back(sequence)
