@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ernie_export.quantize import nvfp4
-
 DOMAIN = "ernie"
 Pair = tuple[Tensor, Tensor]
 Triple = tuple[Tensor, Tensor, Tensor]
@@ -33,6 +31,8 @@ def unpack(
     if matrix_scales is None:
         values, factors = codes.float() - 2 ** (bits - 1), scales.float()
     else:
+        from ernie_export.quantize import nvfp4
+
         values = torch.from_numpy(nvfp4.NUMBERS).to(data.device)[codes.long()]
         factors = scales.float() * matrix_scales
     return (values.unflatten(-1, (-1, block_size)) * factors.unsqueeze(-1)).flatten(-2)

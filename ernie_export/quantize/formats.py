@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ernie_export.quantize import fp8, nvfp4
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 #: Of the integer formats, whose block size a recipe says.
 BITS = {"int8": 8, "int4": 4}
 #: Formats whose codes are small floats: bits, and the weights that share a scale, 0 where those of a row do.
-SMALL_FLOATS = {"fp8": (8, 0), "nvfp4": (4, nvfp4.BLOCK)}
+SMALL_FLOATS = {"fp8": (8, 0), "nvfp4": (4, 16)}
 FLOATS: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 BYTES, SCALES = np.dtype(np.uint8), np.dtype(np.float16)
 
@@ -75,17 +73,23 @@ def stored_as(form: PartFormat, shape: tuple[int, ...]) -> list[tuple[np.dtype[A
     if columns % (block_size or 1):
         raise ValueError(block_size)
     data = (*outer, rows, columns * bits // 8)
+    if form.format in BITS:
+        return [(BYTES, data), (SCALES, (*outer, rows, columns // block_size))]
+    from ernie_export.quantize.fp8 import E4M3
+
+    single = np.dtype(np.float32)
     if form.format == "fp8":
-        return [(fp8.E4M3, data), (np.dtype(np.float32), (*outer, rows, 1))]
-    scales = (*outer, rows, columns // block_size)
-    if form.format == "nvfp4":
-        return [(BYTES, data), (fp8.E4M3, scales), (np.dtype(np.float32), (*outer, 1, 1))]
-    return [(BYTES, data), (SCALES, scales)]
+        return [(E4M3, data), (single, (*outer, rows, 1))]
+    return [(BYTES, data), (E4M3, (*outer, rows, columns // block_size)), (single, (*outer, 1, 1))]
 
 
 def matrix_scale(weight: Array, form: PartFormat) -> Array | None:
     """The scale of a whole matrix [N, K], fp32 [1, 1], where its format has one."""
-    return nvfp4.matrix_scale(weight) if form.format == "nvfp4" else None
+    if form.format != "nvfp4":
+        return None
+    from ernie_export.quantize import nvfp4
+
+    return nvfp4.matrix_scale(weight)
 
 
 def quantize(weight: Array, form: PartFormat, scale: Array | None = None) -> Packed:
@@ -122,6 +126,8 @@ def quantize(weight: Array, form: PartFormat, scale: Array | None = None) -> Pac
 
 
 def _small_floats(weight: Array, form: PartFormat, scale: Array | None) -> Packed:
+    from ernie_export.quantize import fp8, nvfp4
+
     numbers = weight.astype(np.float32)
     if not np.isfinite(numbers).all():
         raise NotFinite(form.format)
@@ -179,9 +185,11 @@ def dequantize(packed: Packed, form: PartFormat) -> Array:
     bits, block_size = packing(form)
     if packed.scales is None:
         return packed.data.astype(np.float32)
-    if form.format == "fp8":
-        return fp8.dequantize_rows(packed.data, packed.scales)
-    if packed.matrix_scale is not None:
+    if form.format in SMALL_FLOATS:
+        from ernie_export.quantize import fp8, nvfp4
+
+        if packed.matrix_scale is None:
+            return fp8.dequantize_rows(packed.data, packed.scales)
         return nvfp4.dequantize_blocks(unpack(packed.data, bits), packed.scales, packed.matrix_scale)
     levels = unpack(packed.data, bits).astype(np.float32) - 2 ** (bits - 1)
     blocks = levels.reshape(len(levels), -1, block_size)

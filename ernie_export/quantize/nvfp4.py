@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from ernie_export.quantize.formats import SMALL_FLOATS
 from ernie_export.quantize.fp8 import E4M3
 from ernie_export.quantize.fp8 import LARGEST as LARGEST_SCALE
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-BLOCK = 16
+BLOCK = SMALL_FLOATS["nvfp4"][1]
 E2M1: np.dtype[Any] = np.dtype(ml_dtypes.float4_e2m1fn)
 LARGEST = np.float32(6)
 #: The numbers that the codes 0 … 15 stand for; the first 8 are the magnitudes, ascending.

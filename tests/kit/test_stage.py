@@ -64,6 +64,7 @@ def test_a_kit_for_a_runtime_that_the_program_does_not_know(kit: Path, tmp_path:
 
 def test_too_little_memory(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "memory", lambda: (1 << 30, 1 << 20))
+    monkeypatch.setattr(machine, "mapped", lambda: 0)
     with pytest.raises(
         WorkError, match=r"needs .* with 2,048 tokens of context, and 1.05 MB are free. " + LESS
     ):

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import reference
 
@@ -15,6 +15,7 @@ from ernie_export.quantize.formats import NotFinite, Packed, dequantize, matrix_
 from ernie_export.recipe import PartFormat
 
 FORM = PartFormat(format="nvfp4")
+patient = settings(deadline=None)  # the first call compiles
 #: E2M1, by its bits: sign, two of exponent (bias 1), one of mantissa.
 NUMBERS = [
     (-1) ** (code >> 3)
@@ -54,6 +55,7 @@ def test_every_code_means_what_the_definition_says() -> None:
     )
 
 
+@patient
 @given(st.floats(0, 600, width=32))
 def test_a_scale_becomes_the_nearest_e4m3(scale: float) -> None:
     off = np.abs(SCALES - scale)
@@ -65,6 +67,7 @@ def test_a_scale_becomes_the_nearest_e4m3(scale: float) -> None:
     assert nvfp4_search.nearest_scale(np.float32(scale)) == SCALES[best]
 
 
+@patient
 @given(st.floats(0, 100, width=32))
 def test_a_number_becomes_the_nearest_e2m1(number: float) -> None:
     assert nvfp4_search.magnitude(np.float32(number)) == nearest(np.array(number))
@@ -75,6 +78,7 @@ def test_what_lies_half_way_goes_to_the_even_code() -> None:
     assert [nvfp4_search.magnitude(np.float32(half)) for half in halves] == [0, 2, 2, 4, 4, 6, 6]
 
 
+@patient
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**32 - 1), st.floats(1e-20, 1e20))
 def test_codes_are_the_nearest_to_their_scale(rows: int, blocks: int, seed: int, size: float) -> None:
     weight = matrix(rows, blocks, seed) ** 3 * np.float32(size)
@@ -87,6 +91,7 @@ def test_codes_are_the_nearest_to_their_scale(rows: int, blocks: int, seed: int,
     assert not (codes[factors == 0] & 7).any()
 
 
+@patient
 @given(st.integers(0, 2**32 - 1))
 def test_a_scale_is_the_best_of_those_tried(seed: int) -> None:
     """Among them NVIDIA's own: largest weight / 6."""
