@@ -70,8 +70,9 @@ def main() -> None:
         "--work", type=Path, default=Path(tempfile.gettempdir()), help="a folder on a large disk"
     )
     given = parser.parse_args()
-    recipe = Recipe.find("int4")
-    count = len(list(weight_files(build_memory.of_depth(given.layers), recipe.parts, recipe.context)))
+    config = build_memory.of_depth(given.layers)
+    files = weight_files(config, Recipe.find("int4").parts, config.max_position_embeddings)
+    count = len(list(files))
     with tempfile.TemporaryDirectory(dir=given.work) as name:
         folder = Path(name)
         build_memory.require_room(folder, build_memory.needed(given.layers))
