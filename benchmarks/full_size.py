@@ -11,10 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.doc_table import markdown, with_table
+from ernie_export.checkpoint import shapes
+from ernie_export.checkpoint.config import ErnieConfig
+from ernie_export.plan.plan import plan
 from ernie_export.readable import size
+from ernie_export.recipe import Recipe
+from ernie_export.target import Target
 
 RESULTS = Path(__file__).parent / "results"
+PLANNED, CONTEXT = (
+    ("jetson-agx-orin-64gb", "jetson-orin-nx-16gb", "jetson-orin-nano-8gb", "rtx-4090", "h100"),
+    32768,
+)
 DOCUMENT = Path(__file__).parents[1] / "docs" / "full-size.md"
+
+
+def plans() -> str:
+    """No benchmark: what `plan` says today."""
+    config, rows = ErnieConfig.read(shapes.folder("21b")), []
+    for name in PLANNED:
+        found = plan(config, Target.find(name), Recipe.find("int4"), "21b", CONTEXT)
+        spare = found.available - found.needed
+        fits = f"{size(spare)} to spare" if found.fits else f"no, {size(-spare)} too much"
+        rate = found.traffic[0].tokens_per_second
+        rows.append([name, size(found.needed), fits, f"{rate:.0f} tokens/s" if rate else ""])
+    return markdown(["target", f"int4, {CONTEXT:,} tokens", "fits", "bandwidth allows"], rows)
 
 
 def build_memory(found: dict[str, Any]) -> str:
@@ -128,6 +149,7 @@ TABLES: list[Callable[[Any], str]] = [
 
 
 def written(document: str) -> str:
+    document = with_table(document, "full_size.py", plans())
     for table in TABLES:
         found = json.loads((RESULTS / f"{table.__name__}.json").read_text())
         document = with_table(document, f"{table.__name__}.py", table(found))

@@ -2,7 +2,7 @@
 
     python benchmarks/kill_and_resume.py               # 8 layers: 16 GB of disk, some minutes
 
-`ernie-export build` runs on a synthetic checkpoint; when half of the layers' files stand it is killed (SIGKILL).
+`ernie-export build` runs on a synthetic checkpoint; when half of the weight files stand it is killed (SIGKILL).
 The same command then goes on; it is stopped when the last weight file stands, since validation has a benchmark of
 its own.  A file that was kept is the same file: its inode did not change.  Results:
 benchmarks/results/kill_and_resume.json.
@@ -79,7 +79,7 @@ def main() -> None:
         checkpoint, output = folder / "checkpoint", folder / "bundle"
         synthetic.synthesize("21b", checkpoint, Silent(), given.layers)
         build_memory.read(checkpoint)
-        killed = run(checkpoint, output, given.layers // 2, signal.SIGKILL)
+        killed = run(checkpoint, output, count // 2 + 1, signal.SIGKILL)
         before = standing(folder / ".bundle.partial")
         resumed = run(checkpoint, output, count, signal.SIGINT)
         after = standing(folder / ".bundle.partial")
